@@ -1,0 +1,436 @@
+"""Every setting, declared once.
+
+Groups that change a run's result (`model`, `generator`, `objective`, `data`, `optimizer`, `train`) are kept
+apart from `runtime`, which must not. What depends on the model's size in the paper has no default here: a
+preset states it or does not exist.
+"""
+
+import dataclasses
+import json
+import math
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from electra_jax.errors import UserError
+
+S = TypeVar("S", bound="Settings")
+
+
+class SpecialTokens(NamedTuple):
+    """The ids that give a row its structure. They come with the tokenizer; padding is always 0."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A frozen group of settings whose values are checked against their declared types."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _is_of(value, hint):
+                raise UserError(
+                    f"{type(self).__name__}.{name} is {value!r}, which is not {_describe(hint)}: mend the setting"
+                )
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError where the values do not go together."""
+
+    def require(self, condition: bool, sentence: str) -> None:
+        """Raises UserError with this group's name and the sentence unless the condition holds."""
+        if not condition:
+            raise UserError(f"{type(self).__name__}: {sentence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """The discriminator's encoder and the embeddings (paper, section 3.3 and Table 6).
+
+    The generator is the same architecture at the size that `GeneratorConfig` gives: see `generator_model`.
+    """
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    # Not the paper's: matrices drawn at .7/√fan_in, output projections scaled by a further 1/√(2·layers).
+    initialization: Literal["truncated_normal", "fan_in"] = "truncated_normal"
+    # none; token: the word table; all: the whole embedding group with its LayerNorm (the published code);
+    # gdes: the discriminator reads stop_gradient(generator's table) + its own difference (DeBERTa-v3).
+    embedding_sharing: Literal["none", "token", "all", "gdes"] = "all"
+    position: Literal["absolute", "rope"] = "absolute"
+    rope_base: float = 10000.0
+    norm: Literal["post", "pre"] = "post"
+    convolution_width: int = 0
+
+    def check(self) -> None:
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                     "intermediate_size", "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        self.require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} attention heads",
+        )
+        head_size = self.hidden_size // self.num_attention_heads
+        self.require(
+            self.position != "rope" or head_size % 2 == 0,
+            f"rope turns pairs, so the head size must be even, not {head_size}",
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            self.require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), not {getattr(self, name)}")
+        for name in ("layer_norm_eps", "initializer_range", "rope_base"):
+            self.require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        self.require(
+            self.convolution_width == 0 or self.convolution_width % 2 == 1,
+            f"convolution_width must be odd, or 0 for none, not {self.convolution_width}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(Settings):
+    """The generator's shape, as shares of the discriminator's (paper, section 3.2)."""
+
+    width_fraction: float
+    depth_fraction: float = 1.0
+    # None: hidden size / 64, at least 1, as the published code has it.
+    num_attention_heads: int | None = None
+
+    def check(self) -> None:
+        for name in ("width_fraction", "depth_fraction"):
+            self.require(0 < getattr(self, name) <= 4, f"{name} must be in (0, 4], not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Settings):
+    """What is corrupted and what is learned from it (paper, section 3.1)."""
+
+    name: Literal["electra", "mlm"] = "electra"
+    mask_prob: float
+    # Of the chosen slots this share becomes [MASK]; the others keep their token and are predicted all the same.
+    mask_token_prob: float = 0.85
+    gen_weight: float = 1.0
+    disc_weight: float = 50.0
+    temperature: float = 1.0
+    # Both draw from the softmax: Gumbel noise over the vocabulary, or one uniform a slot through the inverse
+    # of the cumulative distribution (faster on a CPU, other draws).
+    sampler: Literal["gumbel", "inverse_cdf"] = "gumbel"
+
+    def check(self) -> None:
+        self.require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), not {self.mask_prob}")
+        self.require(0 <= self.mask_token_prob <= 1, f"mask_token_prob must be in [0, 1], not {self.mask_token_prob}")
+        self.require(self.gen_weight >= 0, f"gen_weight must not be negative, but is {self.gen_weight}")
+        self.require(self.disc_weight >= 0, f"disc_weight must not be negative, but is {self.disc_weight}")
+        self.require(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """The form of the rows; the data set itself is named on the command line."""
+
+    length: int  # tokens a row; the paper's max_seq_length
+
+    def check(self) -> None:
+        self.require(self.length >= 8, f"length must be at least 8 tokens, not {self.length}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Settings):
+    """The update (paper, Appendix A; published code where `bias_correction` and `decay_in_warmup` say so)."""
+
+    name: Literal["adam", "muon"] = "adam"
+    learning_rate: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    # The published code's Adam has none.
+    bias_correction: bool = False
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup_steps: int
+    # The published code's decay runs from step 0, through the warm-up; else it begins after it.
+    decay_in_warmup: bool = True
+    # A clip and an update of its own for each network; only where no parameter serves both.
+    per_network: bool = False
+    # Muon's rate for the hidden matrices; embeddings, output tables and vectors stay with Adam.
+    muon_learning_rate: float = 0.01
+    muon_momentum: float = 0.95
+    muon_steps: int = 5
+
+    def check(self) -> None:
+        for name in ("learning_rate", "muon_learning_rate", "eps", "clip_norm"):
+            self.require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("b1", "b2", "muon_momentum"):
+            self.require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps"):
+            self.require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        self.require(self.muon_steps >= 1, f"muon_steps must be at least 1, not {self.muon_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """How long, how much at once, and from which seed."""
+
+    steps: int
+    batch_size: int  # rows a step, over all devices and processes
+    seed: int = 0
+
+    def check(self) -> None:
+        self.require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+        self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        self.require(0 <= self.seed < 2**32, f"seed must be in [0, 2³²), not {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig(Settings):
+    """Devices along each axis of the mesh; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def check(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        self.require(all(s == -1 or s >= 1 for s in sizes), f"an axis holds at least 1 device, or -1: {sizes}")
+        self.require(sizes.count(-1) <= 1, f"only one axis can take what is left: {sizes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(Settings):
+    """What changes the speed and the comfort of a run, never its result beyond rounding."""
+
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and losses stay float32
+    attention: Literal["auto", "einsum", "xla"] = "auto"
+    unroll_layers: bool = True
+    micro_batches: int = 1
+    log_every: int = 10
+    eval_every: int = 500
+    eval_rows: int = 2048
+    save_every: int = 500
+    keep_last: int = 2
+    max_bad_steps: int = 50  # skipped updates in a row before the run stops
+    prefetch: int = 8  # batches read ahead
+    verify_data: bool = True  # read every shard's checksum before the first step
+    tensorboard: bool = True
+    peak_tflops: float | None = None  # of one device, for MFU; None: from the table, or measured on a CPU
+
+    def check(self) -> None:
+        for name in ("micro_batches", "log_every", "eval_every", "eval_rows", "save_every", "keep_last",
+                     "max_bad_steps", "prefetch"):  # fmt: skip
+            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Settings):
+    """One pre-training run, whole."""
+
+    name: str
+    model: ModelConfig
+    generator: GeneratorConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def check(self) -> None:
+        self.require(
+            self.model.position == "rope" or self.data.length <= self.model.max_position_embeddings,
+            f"rows of {self.data.length} tokens do not fit {self.model.max_position_embeddings} learned positions: "
+            "shorten data.length or raise model.max_position_embeddings",
+        )
+        self.require(
+            self.train.batch_size % self.runtime.micro_batches == 0,
+            f"a batch of {self.train.batch_size} rows cannot be cut into {self.runtime.micro_batches} micro-batches",
+        )
+        self.require(
+            not self.optimizer.per_network or self.model.embedding_sharing in ("none", "gdes"),
+            f"one optimizer per network needs embedding_sharing none or gdes, not {self.model.embedding_sharing!r}, "
+            "because a shared parameter would belong to both",
+        )
+        generator_model(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(Settings):
+    """How documents become a data set of rows."""
+
+    corpus: tuple[str, ...] = ("docstrings",)
+    out: Path
+    length: int = 128
+    # isolated: several examples a row, kept apart by segment ids; concat: full rows across documents;
+    # reference: the paper's A/B examples, one a row, padded.
+    packing: Literal["isolated", "concat", "reference"] = "isolated"
+    tokenizer: Literal["sentencepiece", "wordpiece"] = "sentencepiece"
+    tokenizer_file: Path | None = None  # a SentencePiece .model or a WordPiece vocab.txt, instead of training one
+    vocab_size: int = 30522  # of a tokenizer trained here
+    lower_case: bool = True
+    strip_accents: bool | None = None  # None: as lower_case
+    sample_mb: int = 50  # text the tokenizer is trained on
+    valid_share: float = 0.01  # of the documents
+    field: str = "text"  # of JSONL records
+    document_per_file: bool = False  # each .txt file is one document, blank lines and all
+    skip_bad: bool = False  # count and go on where a line or file cannot be read
+    seed: int = 0
+    workers: int | None = None  # processes; None: one a core
+
+    def check(self) -> None:
+        self.require(bool(self.corpus), "name at least one corpus")
+        self.require(8 <= self.length <= 65536, f"length must be 8 to 65,536 tokens, not {self.length}")
+        self.require(self.vocab_size >= 32, f"vocab_size must be at least 32, not {self.vocab_size}")
+        self.require(self.sample_mb >= 1, f"sample_mb must be at least 1, not {self.sample_mb}")
+        self.require(0 <= self.valid_share < 1, f"valid_share must be in [0, 1), not {self.valid_share}")
+        self.require(self.workers is None or self.workers >= 1, f"workers must be at least 1, not {self.workers}")
+
+
+def generator_model(config: PretrainConfig) -> ModelConfig:
+    """The generator's own sizes: hidden = round(h · width), FFN = 4 · hidden, heads = hidden / 64 (at least 1)."""
+    model, generator = config.model, config.generator
+    hidden = max(1, round(model.hidden_size * generator.width_fraction))
+    return dataclasses.replace(
+        model,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=max(1, round(model.num_hidden_layers * generator.depth_fraction)),
+        num_attention_heads=generator.num_attention_heads or max(1, hidden // 64),
+    )
+
+
+def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
+    """The preset's twin under another objective. For `mlm` the one network trained has the full size (BERT)."""
+    names = typing.get_args(typing.get_type_hints(ObjectiveConfig)["name"])
+    if name not in names:
+        raise UserError(f"there is no objective {name!r}: choose one of {', '.join(names)}")
+    generator = config.generator
+    if name == "mlm":
+        heads = config.model.num_attention_heads
+        generator = GeneratorConfig(width_fraction=1.0, num_attention_heads=heads)
+    return dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, name=name), generator=generator
+    )
+
+
+def num_slots(objective: ObjectiveConfig, length: int) -> int:
+    """Masked slots held ready for each row: int((mask_prob + .005) · length), as the published code has it."""
+    return max(1, int((objective.mask_prob + 0.005) * length))
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Plain dictionaries of every setting; `from_json` is its inverse."""
+    return dataclasses.asdict(settings)
+
+
+def from_json(cls: type[S], values: Any, where: str = "config") -> S:
+    """Builds a group from `to_json`'s dictionaries.
+
+    Raises UserError for a missing or unknown setting, and for a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must hold a group of settings, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown, missing = sorted(values.keys() - hints.keys()), sorted(hints.keys() - values.keys())
+    if unknown or missing:
+        raise UserError(f"{where}: unknown settings {unknown}, missing settings {missing}")
+    return cls(
+        **{
+            name: from_json(hint, values[name], f"{where}.{name}") if _is_group(hint) else values[name]
+            for name, hint in hints.items()
+        }
+    )
+
+
+def load_preset(path: Path) -> PretrainConfig:
+    """Runs a preset file's `get_config()`. The file is the user's own program, as a training script is.
+
+    Raises UserError where the file is missing, is not Python, or has no `get_config`.
+    """
+    if not path.is_file():
+        beside = sorted(p.stem for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        known = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
+        raise UserError(f"there is no preset {path}{known}")
+    try:
+        space = runpy.run_path(str(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a preset: {type(error).__name__}: {error}") from None
+    if "get_config" not in space:
+        raise UserError(f"{path} is not a preset: it defines no get_config()")
+    try:
+        config = space["get_config"]()
+    except Exception as error:
+        raise UserError(f"{path}: get_config() failed: {error}") from None
+    if not isinstance(config, PretrainConfig):
+        raise UserError(f"{path}: get_config() must return a PretrainConfig, not {type(config).__name__}")
+    return config
+
+
+def read_config(path: Path) -> PretrainConfig:
+    """Reads a run's `config.json`. Raises UserError where it is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run: it has no {path.name}") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return from_json(PretrainConfig, values, str(path))
+
+
+def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
+    """The result-changing settings that differ, as `group.name: old → new`."""
+
+    def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in typing.get_type_hints(type(settings)):
+            value = getattr(settings, name)
+            if isinstance(value, RuntimeConfig):
+                continue
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, Settings) else {prefix + name: value}
+        return found
+
+    before, after = flat(old), flat(new)
+    return [f"{key}: {before[key]} → {after[key]}" for key in before if before[key] != after[key]]
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_is_of(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, typing.get_args(hint)[0]) for item in value)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    return "nothing" if hint is type(None) else f"a {getattr(hint, '__name__', hint)}"
