@@ -1,1 +1,1 @@
-
+"""What every training run needs: updates, state, sharding, checkpoints, the loop, metrics."""

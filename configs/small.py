@@ -1,0 +1,30 @@
+"""ELECTRA-Small (paper, Table 6): 12 × 256, length 128, batch 128, 1M steps."""
+
+from electra_jax.config import (
+    DataConfig,
+    GeneratorConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> PretrainConfig:
+    return PretrainConfig(
+        name="small",
+        model=ModelConfig(
+            vocab_size=30522,
+            embedding_size=128,
+            hidden_size=256,
+            num_hidden_layers=12,
+            num_attention_heads=4,
+            intermediate_size=1024,
+        ),
+        generator=GeneratorConfig(width_fraction=1 / 4),
+        objective=ObjectiveConfig(mask_prob=0.15),
+        data=DataConfig(length=128),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10_000),
+        train=TrainConfig(steps=1_000_000, batch_size=128),
+    )

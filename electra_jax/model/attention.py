@@ -1,0 +1,104 @@
+"""Multi-head self-attention that stays within an example, and its implementations."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from electra_jax.config import ModelConfig
+from electra_jax.errors import UserError
+from electra_jax.model.dropout import dropout
+from electra_jax.model.initializers import matrix_init
+
+# The uses of dropout within one layer; `site` = layer · SITES + one of these.
+ATTENTION_SITE, ATTENTION_OUTPUT_SITE, FEED_FORWARD_SITE, SITES = 0, 1, 2, 4
+
+
+class Kernels(NamedTuple):
+    """How the networks are computed, never what they compute: the model's share of RuntimeConfig."""
+
+    dtype: str = "float32"
+    attention: str = "auto"
+    unroll_layers: bool = True
+
+
+class Context(NamedTuple):
+    """What every layer of a stack reads beside its input."""
+
+    segment_ids: Int[Array, "b l"]
+    positions: Int[Array, "b l"]
+    dropout_seeds: UInt32[Array, "b 2"] | None
+
+
+class SelfAttention(nn.Module):
+    """softmax(QKᵀ/√d)V over the tokens of the same example, projected back to the hidden size."""
+
+    config: ModelConfig
+    kernels: Kernels
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "t h"], context: Context, site: UInt32[Array, ""]) -> Float[Array, "t h"]:
+        c = self.config
+        batch, length = context.segment_ids.shape
+        heads = (batch, length, c.num_attention_heads, c.hidden_size // c.num_attention_heads)
+
+        def project(name: str) -> Float[Array, "b l n d"]:
+            kernel_init = matrix_init(c)
+            dense = nn.Dense(c.hidden_size, dtype=self.kernels.dtype, kernel_init=kernel_init, name=name)
+            return dense(x).reshape(heads)
+
+        query, key, value = project("query"), project("key"), project("value")
+        if c.position == "rope":
+            query, key = (rotate(part, context.positions, c.rope_base) for part in (query, key))
+        same = context.segment_ids[:, :, None] == context.segment_ids[:, None, :]
+        rate = c.attention_probs_dropout_prob if context.dropout_seeds is not None else 0.0
+        if choose(self.kernels.attention, rate) == "xla":
+            mixed = jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation="xla")
+        else:
+            mixed = attend(query, key, value, same, context.dropout_seeds, site + ATTENTION_SITE, rate)
+        mixed = mixed.reshape(batch * length, c.hidden_size)
+        output_init = matrix_init(c, is_output=True)
+        return nn.Dense(c.hidden_size, dtype=self.kernels.dtype, kernel_init=output_init, name="output")(mixed)
+
+
+def choose(wanted: str, rate: float) -> str:
+    """The implementation that computes the wanted attention exactly. Raises UserError where it cannot."""
+    if wanted == "auto":
+        return "einsum" if rate else "xla"
+    if wanted == "xla" and rate:
+        raise UserError(
+            f"attention xla has no dropout, but attention_probs_dropout_prob is {rate}: take einsum, or dropout 0"
+        )
+    return wanted
+
+
+def attend(
+    query: Float[Array, "b l n d"],
+    key: Float[Array, "b l n d"],
+    value: Float[Array, "b l n d"],
+    same: Bool[Array, "b l l"],
+    seeds: UInt32[Array, "b 2"] | None,
+    site: UInt32[Array, ""] | int,
+    rate: float,
+) -> Float[Array, "b l n d"]:
+    """Attention written out, with dropout on the probabilities; the softmax is float32 whatever comes in.
+
+    A padding query attends padding, which keeps its softmax finite; no real token ever attends it.
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum("blnd,bmnd->bnlm", query * jnp.asarray(scale, query.dtype), key)
+    scores = jnp.where(same[:, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+    probabilities = dropout(jax.nn.softmax(scores, axis=-1), seeds, site, rate)
+    return jnp.einsum("bnlm,bmnd->blnd", probabilities.astype(value.dtype), value)
+
+
+def rotate(x: Float[Array, "b l n d"], positions: Int[Array, "b l"], base: float) -> Float[Array, "b l n d"]:
+    """Rotary positions (RoFormer, arXiv 2104.09864): pairs (i, i + d/2) turned by position · base^(−2i/d)."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)

@@ -1,0 +1,125 @@
+"""The two networks in one module, so that what they share is one array."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from electra_jax.config import ModelConfig, PretrainConfig, RuntimeConfig, SpecialTokens, generator_model
+from electra_jax.model.attention import Kernels
+from electra_jax.model.encoder import Embeddings, Encoder, Tables, TableSource, gelu, layer_norm
+from electra_jax.model.initializers import matrix_init, projection_init
+from electra_jax.model.inputs import Inputs, create_inputs
+
+# How the discriminator comes by its tables, for each `embedding_sharing` but "all", which needs none of its own.
+DISCRIMINATOR_TABLES: dict[str, TableSource] = {"none": "own", "token": "word_given", "gdes": "difference"}
+
+
+class Electra(nn.Module):
+    """Generator and discriminator with their heads (paper, sections 3.1 and 3.2).
+
+    `embeddings` is the group that both networks read with `embedding_sharing="all"`; else it is the generator's,
+    and `discriminator_embeddings` holds what the discriminator has of its own.
+    """
+
+    model: ModelConfig
+    generator: ModelConfig
+    kernels: Kernels = Kernels()
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.model, self.kernels)
+        if self.model.embedding_sharing != "all":
+            tables = DISCRIMINATOR_TABLES[self.model.embedding_sharing]
+            self.discriminator_embeddings = Embeddings(self.model, self.kernels, tables)
+        self.generator_encoder = Encoder(self.generator, self.kernels)
+        self.generator_predictions = MlmHead(self.generator, self.kernels)
+        self.discriminator_encoder = Encoder(self.model, self.kernels)
+        self.discriminator_predictions = RtdHead(self.model, self.kernels)
+
+    def mlm_logits(
+        self, inputs: Inputs, slots: Int[Array, "b s"], dropout_seeds: UInt32[Array, "b 2"] | None = None
+    ) -> Float[Array, "b s v"]:
+        """The generator's float32 scores of the vocabulary at the given positions of each row, and nowhere else."""
+        hidden = self.generator_encoder(self.embeddings(inputs), inputs, dropout_seeds)
+        hidden = hidden.reshape(*inputs.ids.shape, -1)
+        at_slots = jnp.take_along_axis(hidden, slots[..., None], axis=1)
+        logits = self.generator_predictions(at_slots.reshape(-1, hidden.shape[-1]), self.embeddings.read().word)
+        return logits.reshape(*slots.shape, -1)
+
+    def discriminator_hidden(
+        self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None
+    ) -> Float[Array, "t h"]:
+        """The discriminator's last hidden states, [batch · length, hidden]."""
+        if self.model.embedding_sharing == "all":
+            embedded = self.embeddings(inputs)
+        else:
+            given: Tables = self.embeddings.read()
+            embedded = self.discriminator_embeddings(inputs, given)
+        return self.discriminator_encoder(embedded, inputs, dropout_seeds)
+
+    def rtd_logits(self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None) -> Float[Array, "b l"]:
+        """The discriminator's float32 log-odds that each token was replaced."""
+        hidden = self.discriminator_hidden(inputs, dropout_seeds)
+        return self.discriminator_predictions(hidden).reshape(inputs.ids.shape)
+
+    def every_network(self, inputs: Inputs, slots: Int[Array, "b s"]) -> tuple[Array, Array]:
+        """Both networks on the same rows; initialisation calls it to create every parameter."""
+        return self.mlm_logits(inputs, slots), self.rtd_logits(inputs)
+
+
+class MlmHead(nn.Module):
+    """dense to the embedding size, GELU, LayerNorm, and the word table itself as the output matrix plus a bias."""
+
+    config: ModelConfig
+    kernels: Kernels
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "m h"], word: Float[Array, "v e"]) -> Float[Array, "m v"]:
+        c, dtype = self.config, self.kernels.dtype
+        x = nn.Dense(c.embedding_size, dtype=dtype, kernel_init=matrix_init(c), name="dense")(hidden)
+        x = layer_norm(c, "layer_norm")(gelu(x)).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (c.vocab_size,))
+        return jnp.dot(x, word.astype(dtype).T, preferred_element_type=jnp.float32) + bias
+
+
+class RtdHead(nn.Module):
+    """dense, GELU, one logit; no LayerNorm (published code)."""
+
+    config: ModelConfig
+    kernels: Kernels
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "t h"]) -> Float[Array, " t"]:
+        c, dtype = self.config, self.kernels.dtype
+        x = gelu(nn.Dense(c.hidden_size, dtype=dtype, kernel_init=matrix_init(c), name="dense")(hidden))
+        logits = nn.Dense(1, dtype=jnp.float32, kernel_init=projection_init(c), name="dense_prediction")(x)
+        return logits[:, 0]
+
+
+def create_model(config: PretrainConfig) -> Electra:
+    """The module of one run's settings."""
+    runtime: RuntimeConfig = config.runtime
+    kernels = Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers)
+    return Electra(config.model, generator_model(config), kernels)
+
+
+def create_params(config: PretrainConfig, key: Key[Array, ""]) -> dict[str, dict]:
+    """Fresh parameters: both networks for `electra`, the generator alone for `mlm`."""
+    inputs = create_inputs(jnp.zeros((1, 8), jnp.int32), SpecialTokens(0, 1, 2, 3))
+    slots = jnp.zeros((1, 1), jnp.int32)
+    method = Electra.mlm_logits if config.objective.name == "mlm" else Electra.every_network
+    return create_model(config).init(key, inputs, slots, method=method)["params"]
+
+
+def count_parameters(config: PretrainConfig) -> dict[str, int]:
+    """Parameters each network reads, by `eval_shape`; the tied embeddings count in both, the tied output once."""
+    params = jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
+    counts = {"generator": sum(sizes[n] for n in ("embeddings", "generator_encoder", "generator_predictions"))}
+    if "discriminator_encoder" in sizes:
+        own = sizes["discriminator_encoder"] + sizes["discriminator_predictions"]
+        own += sizes["embeddings"] if config.model.embedding_sharing == "all" else sizes["discriminator_embeddings"]
+        if config.model.embedding_sharing == "token":
+            own += config.model.vocab_size * config.model.embedding_size
+        counts["discriminator"] = own
+    return counts

@@ -1,0 +1,107 @@
+"""Which tokens are corrupted and by what (paper, section 3.1): pure functions of one key for each row."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from electra_jax.config import ObjectiveConfig, SpecialTokens, num_slots
+from electra_jax.model.inputs import Inputs, can_be_masked
+
+
+class RowKeys(NamedTuple):
+    """One key a row for each use of randomness in a step."""
+
+    choose: Key[Array, " b"]
+    mask: Key[Array, " b"]
+    sample: Key[Array, " b"]
+    generator_dropout: Key[Array, " b"]
+    discriminator_dropout: Key[Array, " b"]
+
+
+class Masking(NamedTuple):
+    """The chosen positions of each row. A row that needs fewer slots than there are leaves the last ones unused."""
+
+    ids: Int[Array, "b l"]  # with [MASK] written in
+    slots: Int[Array, "b s"]  # positions, unique within a row
+    slot_mask: Bool[Array, "b s"]  # True where the slot is used; a used one never holds a special token
+    labels: Int[Array, "b s"]  # the original tokens
+
+
+def create_row_keys(keys: Key[Array, " b"]) -> RowKeys:
+    """Derives the keys of every use from one key a row."""
+    return RowKeys(*jax.vmap(lambda key: jax.random.split(key, len(RowKeys._fields)), out_axes=1)(keys))
+
+
+def count_slots(inputs: Inputs, objective: ObjectiveConfig, special: SpecialTokens) -> Int[Array, " b"]:
+    """Used slots a row: max(1, min(N, round(mask_prob · real tokens))), as far as there are tokens to choose.
+
+    No draw enters, so the MLM loss's denominator is known before any forward pass.
+    """
+    real = inputs.attention_mask.sum(axis=1)
+    wanted = jnp.round(real * objective.mask_prob).astype(jnp.int32)
+    wanted = jnp.clip(wanted, 1, num_slots(objective, inputs.ids.shape[1]))
+    return jnp.minimum(wanted, can_be_masked(inputs, special).sum(axis=1))
+
+
+def choose_and_mask(inputs: Inputs, keys: RowKeys, objective: ObjectiveConfig, special: SpecialTokens) -> Masking:
+    """Draws positions uniformly without replacement and writes [MASK] into 85% of them.
+
+    The published code draws with replacement, which hits about 7% of the slots twice; here they are unique.
+    """
+    length = inputs.ids.shape[1]
+    size = min(num_slots(objective, length), length)
+    score = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys.choose)
+    score = jnp.where(can_be_masked(inputs, special), score, -1.0)
+    slots = jax.lax.top_k(score, size)[1]
+    slot_mask = jnp.arange(size) < count_slots(inputs, objective, special)[:, None]
+    labels = jnp.take_along_axis(inputs.ids, slots, axis=1)
+    coin = jax.vmap(lambda key: jax.random.bernoulli(key, objective.mask_token_prob, (size,)))(keys.mask)
+    return Masking(
+        ids=write(inputs.ids, slots, jnp.where(slot_mask & coin, special.mask, labels)),
+        slots=slots,
+        slot_mask=slot_mask,
+        labels=labels,
+    )
+
+
+def sample(logits: Float[Array, "b s v"], keys: Key[Array, " b"], objective: ObjectiveConfig) -> Int[Array, "b s"]:
+    """Draws a token for each slot from softmax(logits / temperature), in float32, without a gradient.
+
+    In bfloat16 the largest noise values collide and the draws are badly biased, so the cast stands here.
+    """
+    logits = jax.lax.stop_gradient(logits).astype(jnp.float32) / objective.temperature
+    if objective.sampler == "gumbel":
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
+        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+    cumulative = jnp.cumsum(jnp.exp(logits - logits.max(axis=-1, keepdims=True)), axis=-1)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, logits.shape[1:2]))(keys)
+    return invert(cumulative, uniform)
+
+
+def sample_unigram(cumulative: Float[Array, " v"], keys: Key[Array, " b"], size: int) -> Int[Array, "b s"]:
+    """Draws `size` tokens a row from the corpus' unigram distribution, given as its running sum."""
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys)
+    return jnp.searchsorted(cumulative, uniform * cumulative[-1], side="right").astype(jnp.int32)
+
+
+def invert(cumulative: Float[Array, "b s v"], uniform: Float[Array, "b s"]) -> Int[Array, "b s"]:
+    """The token whose interval of the running sum holds the uniform draw."""
+    below = cumulative <= (uniform * cumulative[..., -1])[..., None]
+    return below.sum(axis=-1, dtype=jnp.int32)
+
+
+def write(ids: Int[Array, "b l"], slots: Int[Array, "b s"], tokens: Int[Array, "b s"]) -> Int[Array, "b l"]:
+    """The rows with `tokens` at `slots`."""
+    return jax.vmap(lambda row, at, new: row.at[at].set(new, unique_indices=True))(ids, slots, tokens)
+
+
+def replace(inputs: Inputs, masking: Masking, tokens: Int[Array, "b s"]) -> tuple[Inputs, Bool[Array, "b l"]]:
+    """Rows with the drawn tokens in the used slots, and which tokens now differ from the original.
+
+    A draw that equals the original is labelled original (paper, section 3.1). The structure of the row stays
+    the original's, even where a drawn token is [CLS] or [SEP].
+    """
+    corrupted = write(inputs.ids, masking.slots, jnp.where(masking.slot_mask, tokens, masking.labels))
+    return inputs._replace(ids=corrupted), corrupted != inputs.ids

@@ -1,0 +1,120 @@
+"""What is learned from a batch: (model, params, inputs, keys) → losses as (sum, weight)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from electra_jax.config import PretrainConfig, SpecialTokens
+from electra_jax.model.dropout import create_seeds
+from electra_jax.model.electra import Electra
+from electra_jax.model.inputs import Inputs
+from electra_jax.pretrain.corruption import Masking, RowKeys, choose_and_mask, count_slots, replace, sample
+
+Params = dict[str, dict]
+
+
+class Mean(NamedTuple):
+    """A mean before its division: sums add up over micro-batches, devices and steps; divide once, at the end."""
+
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+class Outputs(NamedTuple):
+    """What an objective computed; the RTD fields are None under `mlm`."""
+
+    masking: Masking
+    mlm_logits: Float[Array, "b s v"]
+    mlm_loss: Mean
+    mlm_accuracy: Mean
+    rtd_logits: Float[Array, "b l"] | None = None
+    is_replaced: Bool[Array, "b l"] | None = None
+    rtd_loss: Mean | None = None
+
+
+Objective = Callable[[Electra, Params, Inputs, RowKeys, PretrainConfig, SpecialTokens, bool], Outputs]
+
+
+def electra(
+    model: Electra,
+    params: Params,
+    inputs: Inputs,
+    keys: RowKeys,
+    config: PretrainConfig,
+    special: SpecialTokens,
+    train: bool,
+) -> Outputs:
+    """Replaced-token detection (paper, section 3.1): mask, generate, replace, detect."""
+    outputs = mlm(model, params, inputs, keys, config, special, train)
+    drawn = sample(outputs.mlm_logits, keys.sample, config.objective)
+    corrupted, is_replaced = replace(inputs, outputs.masking, drawn)
+    seeds = create_seeds(keys.discriminator_dropout) if train else None
+    logits: Array = model.apply({"params": params}, corrupted, seeds, method=Electra.rtd_logits)  # type: ignore[assignment]
+    loss = rtd_loss(logits, is_replaced, inputs.attention_mask)
+    return outputs._replace(rtd_logits=logits, is_replaced=is_replaced, rtd_loss=loss)
+
+
+def mlm(
+    model: Electra,
+    params: Params,
+    inputs: Inputs,
+    keys: RowKeys,
+    config: PretrainConfig,
+    special: SpecialTokens,
+    train: bool,
+) -> Outputs:
+    """Masked language modelling (BERT), which is also the generator's half of `electra`."""
+    masking = choose_and_mask(inputs, keys, config.objective, special)
+    masked = inputs._replace(ids=masking.ids)
+    seeds = create_seeds(keys.generator_dropout) if train else None
+    logits: Array = model.apply({"params": params}, masked, masking.slots, seeds, method=Electra.mlm_logits)  # type: ignore[assignment]
+    used = masking.slot_mask.astype(jnp.float32)
+    correct = (jnp.argmax(logits, axis=-1) == masking.labels) * used
+    return Outputs(
+        masking=masking,
+        mlm_logits=logits,
+        mlm_loss=mlm_loss(logits, masking.labels, masking.slot_mask),
+        mlm_accuracy=Mean(correct.sum(), used.sum()),
+    )
+
+
+OBJECTIVES: dict[str, Objective] = {"electra": electra, "mlm": mlm}
+
+
+def mlm_loss(logits: Float[Array, "b s v"], labels: Int[Array, "b s"], slot_mask: Bool[Array, "b s"]) -> Mean:
+    """Cross-entropy of the original tokens, over the used slots of the whole batch."""
+    at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="fill")[..., 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - at_label
+    return Mean(jnp.where(slot_mask, loss, 0.0).sum(), slot_mask.sum(dtype=jnp.float32))
+
+
+def rtd_loss(logits: Float[Array, "b l"], is_replaced: Bool[Array, "b l"], mask: Bool[Array, "b l"]) -> Mean:
+    """Sigmoid cross-entropy over all real tokens, [CLS] and [SEP] included (published code)."""
+    # −log σ(x) for the replaced, −log σ(−x) for the original: softplus keeps both finite at any logit.
+    loss = jax.nn.softplus(jnp.where(is_replaced, -logits, logits))
+    return Mean(jnp.where(mask, loss, 0.0).sum(), mask.sum(dtype=jnp.float32))
+
+
+class Weights(NamedTuple):
+    """The losses' denominators over a whole batch, before any forward pass."""
+
+    mlm: Float[Array, ""]
+    rtd: Float[Array, ""]
+
+
+def count_weights(inputs: Inputs, config: PretrainConfig, special: SpecialTokens) -> Weights:
+    """Masked slots and real tokens of a batch; at least one, so that an empty batch divides by no zero."""
+    slots = count_slots(inputs, config.objective, special).sum(dtype=jnp.float32)
+    tokens = inputs.attention_mask.sum(dtype=jnp.float32)
+    return Weights(jnp.maximum(slots, 1.0), jnp.maximum(tokens, 1.0))
+
+
+def total_loss(outputs: Outputs, weights: Weights, config: PretrainConfig) -> Float[Array, ""]:
+    """gen_weight · MLM + disc_weight · RTD (paper, section 3.1), each over the given denominators."""
+    loss = config.objective.gen_weight * outputs.mlm_loss.sum / weights.mlm
+    if outputs.rtd_loss is not None:
+        loss += config.objective.disc_weight * outputs.rtd_loss.sum / weights.rtd
+    return loss

@@ -1,0 +1,93 @@
+"""The compiled step: both networks, the draw between them and the update, in one program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Integer, Key
+
+from electra_jax.config import PretrainConfig, SpecialTokens
+from electra_jax.model.electra import Electra
+from electra_jax.model.inputs import Inputs, create_inputs
+from electra_jax.pretrain.corruption import RowKeys, create_row_keys
+from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, Weights, count_weights, total_loss
+from electra_jax.training.state import TrainState, apply_gradients
+
+TrainStep = Callable[[TrainState, Integer[Array, "b l"]], tuple[TrainState, dict[str, Any]]]
+TRAIN_METRICS = {
+    "electra": ("loss", "mlm_loss", "mlm_accuracy", "rtd_loss", "grad_norm"),
+    "mlm": ("loss", "mlm_loss", "mlm_accuracy", "grad_norm"),
+}
+
+
+def make_train_step(
+    config: PretrainConfig, model: Electra, tx: optax.GradientTransformation, special: SpecialTokens
+) -> TrainStep:
+    """A pure function (state, ids [batch, length]) → (state, what the host may read), ready for jit."""
+    base_key = jax.random.key(config.train.seed)
+
+    def train_step(state: TrainState, ids: Integer[Array, "b l"]) -> tuple[TrainState, dict[str, Any]]:
+        inputs = create_inputs(ids, special)
+        keys = jax.random.split(jax.random.fold_in(base_key, state.step), ids.shape[0])
+        grads, stats = accumulate_gradients(state.params, inputs, keys, config, model, special)
+        state = apply_gradients(state, grads, tx, stats, config.runtime.log_every)
+        return state, {"window": state.window, "bad_steps": state.bad_steps, "skipped": state.skipped}
+
+    return train_step
+
+
+def accumulate_gradients(
+    params: Params,
+    inputs: Inputs,
+    keys: Key[Array, " b"],
+    config: PretrainConfig,
+    model: Electra,
+    special: SpecialTokens,
+) -> tuple[Params, dict[str, Float[Array, "2"]]]:
+    """Gradients and (sum, weight) metrics of a batch, whatever number of micro-batches it is computed in.
+
+    The denominators are the whole batch's and a row's draws its own, so the sum of the parts is the whole.
+    """
+    weights = count_weights(inputs, config, special)
+    objective = OBJECTIVES[config.objective.name]
+
+    def loss_fn(params: Params, inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Array, Outputs]:
+        outputs = objective(model, params, inputs, create_row_keys(keys), config, special, True)
+        return total_loss(outputs, weights, config), outputs
+
+    def one(inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Params, dict[str, Float[Array, "2"]]]:
+        (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, inputs, keys)
+        return grads, _stats(loss, outputs)
+
+    parts = config.runtime.micro_batches
+    if parts == 1:
+        grads, stats = one(inputs, keys)
+    else:
+        # Strided parts, so that each keeps its rows spread over all devices of the batch axis.
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (inputs, keys))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *_first(split)))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, one(*part)), None)  # noqa: E731
+        (grads, stats), _ = jax.lax.scan(add, zeros, split)
+    stats["loss"] = jnp.stack([stats["loss"][0], jnp.ones(())])
+    stats["grad_norm"] = jnp.stack([optax.tree.norm(grads), jnp.ones(())])
+    return grads, stats
+
+
+def _first(split: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], split)
+
+
+def _stats(loss: Float[Array, ""], outputs: Outputs) -> dict[str, Float[Array, "2"]]:
+    means = {"mlm_loss": outputs.mlm_loss, "mlm_accuracy": outputs.mlm_accuracy, "rtd_loss": outputs.rtd_loss}
+    stats = {name: jnp.stack(mean) for name, mean in means.items() if mean is not None}
+    return stats | {"loss": jnp.stack([loss, jnp.ones(())])}
+
+
+def row_keys_for(key: Key[Array, ""], rows: Integer[Array, " b"]) -> RowKeys:
+    """Keys that belong to held-out rows by their number, so that evaluation masks never change."""
+    return create_row_keys(jax.vmap(lambda row: jax.random.fold_in(key, row))(rows))
+
+
+__all__ = ["TRAIN_METRICS", "Weights", "accumulate_gradients", "make_train_step", "row_keys_for"]

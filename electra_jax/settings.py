@@ -1,0 +1,84 @@
+"""What a group of settings is: frozen, typed, checked, and JSON there and back."""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from electra_jax.errors import UserError
+
+S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A frozen group of settings whose values are checked against their declared types."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _is_of(value, hint):
+                raise UserError(
+                    f"{type(self).__name__}.{name} is {value!r}, which is not {_describe(hint)}: mend the setting"
+                )
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError where the values do not go together."""
+
+    def require(self, condition: bool, sentence: str) -> None:
+        """Raises UserError with this group's name and the sentence unless the condition holds."""
+        if not condition:
+            raise UserError(f"{type(self).__name__}: {sentence}")
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Plain dictionaries of every setting; `from_json` is its inverse."""
+    return dataclasses.asdict(settings)
+
+
+def from_json(cls: type[S], values: Any, where: str = "config") -> S:
+    """Builds a group from `to_json`'s dictionaries.
+
+    Raises UserError for a missing or unknown setting, and for a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must hold a group of settings, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown, missing = sorted(values.keys() - hints.keys()), sorted(hints.keys() - values.keys())
+    if unknown or missing:
+        raise UserError(f"{where}: unknown settings {unknown}, missing settings {missing}")
+    return cls(
+        **{
+            name: from_json(hint, values[name], f"{where}.{name}") if _is_group(hint) else values[name]
+            for name, hint in hints.items()
+        }
+    )
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_is_of(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, typing.get_args(hint)[0]) for item in value)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    return "nothing" if hint is type(None) else f"a {getattr(hint, '__name__', hint)}"
