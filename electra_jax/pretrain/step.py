@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Integer, Key
 from electra_jax.config import PretrainConfig, SpecialTokens
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import Inputs, create_inputs
-from electra_jax.pretrain.corruption import RowKeys, create_row_keys
-from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, Weights, count_weights, total_loss
+from electra_jax.pretrain.corruption import create_row_keys
+from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, count_weights, total_loss
 from electra_jax.training.state import TrainState, apply_gradients
 
 TrainStep = Callable[[TrainState, Integer[Array, "b l"]], tuple[TrainState, dict[str, Any]]]
@@ -83,11 +83,3 @@ def _stats(loss: Float[Array, ""], outputs: Outputs) -> dict[str, Float[Array, "
     means = {"mlm_loss": outputs.mlm_loss, "mlm_accuracy": outputs.mlm_accuracy, "rtd_loss": outputs.rtd_loss}
     stats = {name: jnp.stack(mean) for name, mean in means.items() if mean is not None}
     return stats | {"loss": jnp.stack([loss, jnp.ones(())])}
-
-
-def row_keys_for(key: Key[Array, ""], rows: Integer[Array, " b"]) -> RowKeys:
-    """Keys that belong to held-out rows by their number, so that evaluation masks never change."""
-    return create_row_keys(jax.vmap(lambda row: jax.random.fold_in(key, row))(rows))
-
-
-__all__ = ["TRAIN_METRICS", "Weights", "accumulate_gradients", "make_train_step", "row_keys_for"]

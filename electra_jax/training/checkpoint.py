@@ -1,0 +1,189 @@
+"""Checkpoints: the only file that knows orbax.
+
+A checkpoint is a folder that orbax renames into place once complete; then a seal, the SHA-256 of each of its files,
+is written into it. One without a seal was interrupted; one whose files differ from its seal is damaged.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN, PreservationPolicy
+
+from electra_jax.errors import MachineError, UserError
+from electra_jax.files import sha256_of, write_json
+from electra_jax.training.state import TrainState
+
+SEAL = "seal.json"
+
+
+class Restored(NamedTuple):
+    """A state and what was saved beside it."""
+
+    step: int
+    state: TrainState
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: written asynchronously, the last few and the best kept."""
+
+    def __init__(self, folder: Path, keep_last: int = 2, best_metric: str | None = None, best_is_high: bool = True):
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        self.folder = folder.absolute()
+        self._saving: int | None = None
+        policies: list[PreservationPolicy] = [LatestN(keep_last)]
+        if best_metric is not None:
+            name = best_metric
+            best = BestN(get_metric_fn=lambda m: m[name], n=1, reverse=not best_is_high)
+            best.keep_checkpoints_without_metrics = False
+            policies.append(best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        self._open = lambda: ocp.CheckpointManager(self.folder, options=options)
+        self._manager = self._open()
+
+    def steps(self) -> list[int]:
+        """The steps saved, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Begins to write; returns once the state may be replaced. The step saved last is not saved again.
+
+        Raises MachineError where this or the save before it could not be written.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        self._saving = step
+        items = {
+            "params": ocp.args.StandardSave(state.params),
+            "training": ocp.args.StandardSave(state._replace(params=None)._asdict()),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises MachineError where the last save failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits and lets go of orbax's threads."""
+        self.wait()
+        self._manager.close()
+
+    def restore_newest(self, shapes: TrainState, report: Callable[[str], None]) -> Restored | None:
+        """The newest whole checkpoint, or None where there is none. A damaged one is reported and set aside.
+
+        `shapes` is a TrainState of ShapeDtypeStructs that carry shardings.
+        Raises MachineError where checkpoints exist but all are damaged.
+        """
+        found = self.steps()
+        damaged = 0
+        for step in reversed(found):
+            fault = self.fault(step)
+            if fault is None:
+                return self._restore(step, shapes)
+            self._set_aside(step, fault, report)
+            damaged += fault != "it was never finished"
+        if damaged:
+            raise MachineError(
+                f"every checkpoint in {self.folder} is damaged (see {self._aside()}): start a new workdir, or remove "
+                "the run to begin it again"
+            )
+        return None
+
+    def restore_params(self, step: int, shapes: Any) -> Any:
+        """The parameters of one checkpoint. Raises MachineError where it is damaged."""
+        fault = self.fault(step)
+        if fault is not None:
+            raise MachineError(f"checkpoint {self.folder / str(step)} is damaged: {fault}")
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(shapes))
+        return self._manager.restore(step, args=args)["params"]
+
+    def fault(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, or None."""
+        folder = self.folder / str(step)
+        try:
+            seal = json.loads((folder / SEAL).read_text())
+        except FileNotFoundError:
+            return "it was never finished"
+        except (OSError, ValueError) as error:
+            return f"its seal cannot be read ({error})"
+        for name, digest in seal.items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if sha256_of(folder / name) != digest:
+                return f"{name} is not what was written"
+        return None
+
+    def _seal(self) -> None:
+        """Called by orbax's thread when a checkpoint has been renamed into place."""
+        if self._saving is None or jax.process_index() != 0:
+            return
+        folder = self.folder / str(self._saving)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
+
+    def _restore(self, step: int, shapes: TrainState) -> Restored:
+        rest = shapes._replace(params=None)._asdict()
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(shapes.params),
+            training=ocp.args.StandardRestore(rest),
+            meta=ocp.args.JsonRestore(),
+        )
+        try:
+            items = self._manager.restore(step, args=args)
+        except ValueError as error:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} holds another model than the settings: {_first_line(error)}"
+            ) from error
+        state = TrainState(**{**items["training"], "params": items["params"]})
+        return Restored(step, state, items["meta"])
+
+    def _set_aside(self, step: int, fault: str, report: Callable[[str], None]) -> None:
+        folder = self.folder / str(step)
+        if fault == "it was never finished":
+            shutil.rmtree(folder)
+        else:
+            target = self._aside() / str(step)
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(folder, target)
+            report(f"checkpoint {step} is damaged ({fault}); it is now in {target}, and the one before is used")
+        self._manager.close()
+        self._manager = self._open()
+
+    def _aside(self) -> Path:
+        return self.folder.parent / "damaged"
+
+    def _failure(self, error: Exception) -> MachineError:
+        step, self._saving = self._saving, None
+        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
+        no_space = "space" in str(error).lower() or "quota" in str(error).lower()
+        reason = "no space left on the disk" if no_space else _first_line(error)
+        intact = self.steps()
+        after = f"; the checkpoint of step {intact[-1]} is intact" if intact else ""
+        return MachineError(f"the checkpoint of step {step} could not be written to {self.folder}: {reason}{after}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

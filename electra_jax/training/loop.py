@@ -1,0 +1,116 @@
+"""Runs a step function over batches. Everything else is a hook."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+
+from electra_jax.errors import MachineError
+from electra_jax.training.state import TrainState
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C arrived; the state has been saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}; step {step} is saved")
+        self.signum = signum
+
+
+@dataclass
+class Clock:
+    """How far a run is, over all its processes."""
+
+    step: int = 0
+    tokens: int = 0  # real tokens trained on
+    seconds: float = 0.0  # of training, without start-up
+
+
+class Hooks(Protocol):
+    """What a run does around its steps."""
+
+    def observe(self, clock: Clock, out: dict[str, Any]) -> None:
+        """Sees the host's copy of each step's outputs, one step late."""
+
+    def due(self, step: int) -> bool:
+        """True where `act` wants the state after this step."""
+
+    def act(self, clock: Clock, state: TrainState) -> None:
+        """Evaluates, saves, …"""
+
+    def save(self, clock: Clock, state: TrainState) -> None:
+        """Writes the state, and returns when it is on disk."""
+
+
+def train(
+    state: TrainState,
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]],
+    batches: Iterable[Any],
+    clock: Clock,
+    hooks: Hooks,
+    max_bad_steps: int,
+) -> TrainState:
+    """Trains until the batches end, and saves the last state.
+
+    The outputs of step N − 1 are read after step N was dispatched, so the device never waits for the host.
+    `step_fn`'s outputs hold at least `tokens` and `bad_steps`.
+    Raises Interrupted on SIGTERM or SIGINT, and MachineError after `max_bad_steps` skipped updates in a row, both
+    with the state saved.
+    """
+    pending: tuple[int, dict[str, Any]] | None = None
+    step, began = clock.step, time.perf_counter() - clock.seconds
+
+    def read(step: int, out: dict[str, Any]) -> int:
+        """Hands one step's outputs to the hooks; returns how many updates in a row were skipped by then."""
+        host = jax.device_get(out)
+        clock.step, clock.tokens = step, clock.tokens + int(host["tokens"])
+        clock.seconds = time.perf_counter() - began
+        hooks.observe(clock, host)
+        return int(host["bad_steps"])
+
+    with caught() as stop:
+        for batch in batches:
+            state, out = step_fn(state, batch)
+            step += 1
+            before, pending = pending, (step, out)
+            bad_steps = read(*before) if before else 0
+            if stop or bad_steps >= max_bad_steps or hooks.due(step):
+                bad_steps, pending = max(bad_steps, read(*pending)), None
+            if bad_steps >= max_bad_steps:
+                hooks.save(clock, state)
+                raise MachineError(
+                    f"the gradient was NaN or infinite {bad_steps} steps in a row up to step {step}: the run stops "
+                    "with its last good parameters saved; lower optimizer.learning-rate, or look at the data"
+                )
+            if stop:
+                hooks.save(clock, state)
+                raise Interrupted(stop[0], step)
+            if hooks.due(step):
+                hooks.act(clock, state)
+                began = time.perf_counter() - clock.seconds
+        if pending:
+            read(*pending)
+        hooks.save(clock, state)
+    return state
+
+
+@contextmanager
+def caught() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; the second one kills as usual."""
+    signals: list[int] = []
+
+    def remember(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
+        signal.signal(signum, before[signum])
+
+    before = {signum: signal.signal(signum, remember) for signum in (int(signal.SIGTERM), int(signal.SIGINT))}
+    try:
+        yield signals
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

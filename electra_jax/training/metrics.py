@@ -1,0 +1,74 @@
+"""Metrics on disk: one JSON object a line, and TensorBoard's event files."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from electra_jax.files import write_file
+
+
+class MetricsLog:
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard. Each line is whole on disk before the next is begun."""
+
+    def __init__(self, run: Path, step: int, tensorboard: bool):
+        """Continues after `step`: later lines, and a half-written last one, are dropped."""
+        path = run / "metrics.jsonl"
+        write_file(path, "".join(json.dumps(line) + "\n" for line in read_metrics(run) if line["step"] <= step))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
+        self._events = _open_events(run / "tensorboard", step) if tensorboard else None
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes one line. NaN and infinity, which JSON does not have, become null."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+        }
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            _write_events(self._events, clean)
+
+    def close(self) -> None:
+        """Flushes to the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of RUN/metrics.jsonl; none where it is not there."""
+    path = run / "metrics.jsonl"
+    lines: list[dict[str, Any]] = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break  # the kill came in the middle of this line
+    return lines
+
+
+def _open_events(folder: Path, step: int) -> Any:
+    # The writer without a thread of its own, so that a full disk is an error here and not a traceback there.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    folder.mkdir(exist_ok=True)
+    writer = EventsWriter(str(folder / "events"))
+    # TensorBoard drops what an earlier process wrote after the step that this one continues from.
+    writer.write_event(Event(session_log=SessionLog(status=SessionLog.START), step=step + 1))
+    return writer
+
+
+def _write_events(writer: Any, line: dict[str, Any]) -> None:
+    import time
+
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    for key, value in line.items():
+        if key != "step" and value is not None:
+            writer.write_event(Event(wall_time=time.time(), step=line["step"], summary=scalar(key, value)))
+    writer.flush()

@@ -1,0 +1,83 @@
+"""The mesh, and one rule from a parameter's path and shape to its place on it.
+
+The model knows nothing of this. The rule covers every leaf of the state, optimizer moments included.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from electra_jax.config import MeshConfig
+from electra_jax.errors import UserError
+
+BATCH_AXES = ("data", "fsdp")
+# A leaf smaller than this is not worth cutting.
+FSDP_MIN_SIZE = 2**14
+# Matrices cut along their columns or rows by the tensor axis (Megatron-LM, arXiv 1909.08053).
+TENSOR_COLUMNS = {"query", "key", "value", "intermediate"}
+TENSOR_ROWS = {"output"}
+
+
+def create_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices with the axes data, fsdp and tensor.
+
+    Raises UserError where the axes do not multiply to the devices, or the batch cannot be spread over them.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    if -1 in sizes:
+        known = int(np.prod([size for size in sizes if size != -1]))
+        sizes[sizes.index(-1)] = max(1, len(devices) // known)
+    if np.prod(sizes) != len(devices):
+        raise UserError(
+            f"a mesh of data {sizes[0]} × fsdp {sizes[1]} × tensor {sizes[2]} needs {int(np.prod(sizes))} devices, but "
+            f"there are {len(devices)}: mend runtime.mesh"
+        )
+    if batch_size % (sizes[0] * sizes[1]):
+        raise UserError(
+            f"a batch of {batch_size} rows cannot be spread over {sizes[0] * sizes[1]} devices: mend train.batch_size "
+            "(per micro-batch) or runtime.mesh"
+        )
+    axes = ("data", "fsdp", "tensor")
+    return jax.make_mesh(tuple(sizes), axes, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def partition_spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Where a leaf lies: tensor axis by name, fsdp on the largest axis it divides, else a copy on each device."""
+    spec: list[str | None] = [None] * len(shape)
+    names = {str(getattr(entry, "key", "")) for entry in path}
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    if tensor > 1 and "kernel" in names:
+        axis = len(shape) - 1 if names & TENSOR_COLUMNS else len(shape) - 2 if names & TENSOR_ROWS else None
+        if axis is not None and shape[axis] % tensor == 0:
+            spec[axis] = "tensor"
+    if fsdp > 1 and np.prod(shape) >= FSDP_MIN_SIZE:
+        # Cutting a table's feature axis makes XLA rematerialise it whole; its vocabulary axis is the larger one,
+        # but where that does not divide, the table stays whole.
+        is_table = any(name.endswith("embeddings") for name in names) and "kernel" not in names
+        axes = [0] if is_table else sorted(range(len(shape)), key=lambda axis: -shape[axis])
+        free = [axis for axis in axes if spec[axis] is None and shape[axis] % fsdp == 0]
+        if free:
+            spec[free[0]] = "fsdp"
+    return P(*spec)
+
+
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each leaf of a tree of shapes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, partition_spec(path, leaf.shape, mesh)), shapes
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows spread over the data and fsdp axes."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows of each array, put together with the other processes' into global arrays."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
