@@ -1,0 +1,55 @@
+"""The run folder: config.json, data.json (the data set's description), tokenizer/, checkpoints/, metrics.jsonl."""
+
+import json
+import shutil
+from pathlib import Path
+
+from electra_jax.config import PretrainConfig, differences, read_config
+from electra_jax.errors import UserError
+from electra_jax.files import new_folder, write_json
+from electra_jax.settings import to_json
+from electra_jax.text.rows import DataSet
+
+
+def check_data(config: PretrainConfig, data_set: DataSet) -> None:
+    """Raises UserError where the settings and the data set do not go together."""
+    if data_set.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"the data set's tokenizer has {data_set.vocab_size:,} tokens, but model.vocab_size is "
+            f"{config.model.vocab_size:,}: pass --model.vocab-size {data_set.vocab_size}, or prepare the data with "
+            f"--vocab-size {config.model.vocab_size}"
+        )
+    if data_set.length != config.data.length:
+        raise UserError(
+            f"the data set's rows have {data_set.length} tokens, but data.length is {config.data.length}: pass "
+            f"--data.length {data_set.length}, or prepare the data with --length {config.data.length}"
+        )
+    if len(data_set.train) == 0:
+        raise UserError("the data set holds no training rows: prepare it from more text")
+
+
+def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
+    """Makes the workdir this run's: creates it whole, or checks that it belongs to the same settings and data.
+
+    Raises UserError, with the differences, where it does not; a folder that holds something else is left alone.
+    """
+    check_data(config, data_set)
+    if not (workdir / "config.json").is_file():
+        with new_folder(workdir) as folder:
+            write_json(folder / "config.json", to_json(config))
+            write_json(folder / "data.json", data_set.meta)
+            shutil.copytree(data_set.tokenizer_folder, folder / "tokenizer")
+        return
+    changed = differences(read_config(workdir / "config.json"), config)
+    if changed:
+        raise UserError(
+            f"{workdir} was begun with other settings ({'; '.join(changed)}): set them back, or choose a new workdir"
+        )
+    if json.loads((workdir / "data.json").read_text(encoding="utf-8")) != json.loads(json.dumps(data_set.meta)):
+        raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
+
+
+def keep_runtime(workdir: Path, config: PretrainConfig) -> None:
+    """Writes today's runtime settings, which a resumed run may change, into config.json."""
+    if read_config(workdir / "config.json") != config:
+        write_json(workdir / "config.json", to_json(config))

@@ -1,0 +1,184 @@
+"""Wires one pre-training run: data, mesh, model, state, the loop and its hooks."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from electra_jax.config import PretrainConfig
+from electra_jax.model.electra import create_model, create_params
+from electra_jax.model.flops import train_step_flops
+from electra_jax.pretrain.evaluation import evaluate, make_eval_step
+from electra_jax.pretrain.folder import claim, keep_runtime
+from electra_jax.pretrain.step import TRAIN_METRICS, make_train_step
+from electra_jax.text.loader import batches, fixed_batches
+from electra_jax.text.rows import DataSet, open_data_set
+from electra_jax.training import sharding
+from electra_jax.training.checkpoint import Checkpoints
+from electra_jax.training.loop import Clock, train
+from electra_jax.training.metrics import MetricsLog
+from electra_jax.training.optimizer import make_optimizer, make_schedule
+from electra_jax.training.progress import ProgressLine
+from electra_jax.training.state import TrainState, create_state
+from electra_jax.training.throughput import peak_flops
+from electra_jax.training.workdir import own
+
+# By which held-out metric a run's best checkpoint is chosen: (name, whether high is good).
+BEST = {"electra": ("rtd_auc", True), "mlm": ("mlm_loss", False)}
+
+
+def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console) -> dict[str, Any]:
+    """Trains to the last step, resuming where the workdir holds a checkpoint; returns the last line of metrics.
+
+    The order on start: resume from the newest whole checkpoint, else from scratch.
+    Raises UserError for data, settings and a workdir that do not go together, before anything is compiled or
+    written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
+    """
+    data_set = open_data_set(data, verify=config.runtime.verify_data)
+    mesh = sharding.create_mesh(config.runtime.mesh, config.train.batch_size // config.runtime.micro_batches)
+    claim(workdir, config, data_set)
+    with own(workdir), jax.set_mesh(mesh):
+        keep_runtime(workdir, config)
+        return Run(config, data_set, workdir, mesh, console).train()
+
+
+class Run:
+    """One process's part in a run; its methods are the loop's hooks."""
+
+    def __init__(self, config: PretrainConfig, data_set: DataSet, workdir: Path, mesh: Any, console: Console):
+        self.config, self.data_set, self.workdir, self.mesh = config, data_set, workdir, mesh
+        metric, best_is_high = BEST[config.objective.name]
+        keep = config.runtime.keep_last
+        self.checkpoints = Checkpoints(workdir / "checkpoints", keep, metric, best_is_high)
+        self.clock, state = self._start(console)
+        self.state = state
+        self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard)
+        self.progress = ProgressLine(console, self.clock.step, config.train.steps)
+        self.eval_step = jax.jit(make_eval_step(config, create_model(config), data_set.special))
+        self.schedule = make_schedule(config.optimizer, config.train.steps)
+        self.line: dict[str, Any] = {}
+        self.last = (self.clock.tokens, self.clock.seconds, self.clock.step)
+        peak = config.runtime.peak_tflops
+        per_device = peak * 1e12 if peak else peak_flops(jax.devices()[0], config.runtime.dtype)
+        self.peak = per_device * mesh.size if per_device else None
+
+    def train(self) -> dict[str, Any]:
+        """Runs the remaining steps."""
+        config, runtime = self.config, self.config.runtime
+        tx = make_optimizer(config.optimizer, config.train.steps)
+        step_fn = make_train_step(config, create_model(config), tx, self.data_set.special)
+        try:
+            train(
+                self.state,
+                jax.jit(step_fn, donate_argnums=0),
+                self._train_batches(),
+                self.clock,
+                self,
+                runtime.max_bad_steps,
+            )
+        finally:
+            self.progress.close()
+            self.log.close()
+        self.checkpoints.close()
+        return self.line
+
+    def observe(self, clock: Clock, out: dict[str, Any]) -> None:
+        if clock.step % self.config.runtime.log_every == 0 and not self.due(clock.step):
+            self._write(clock, out)
+        self.out = out
+
+    def due(self, step: int) -> bool:
+        runtime, last = self.config.runtime, step == self.config.train.steps
+        return step % runtime.eval_every == 0 or step % runtime.save_every == 0 or last
+
+    def act(self, clock: Clock, state: TrainState) -> None:
+        runtime, step = self.config.runtime, clock.step
+        last = step == self.config.train.steps
+        metrics: dict[str, float] = {}
+        if step % runtime.eval_every == 0 or last:
+            unigram = self.data_set.unigram
+            metrics = evaluate(self.eval_step, state.params, self._eval_batches(), unigram)
+        self._write(clock, self.out, metrics)
+        if step % runtime.save_every == 0 and not last:
+            self._save(clock, state, metrics)
+        self.last = (clock.tokens, clock.seconds, clock.step)
+
+    def save(self, clock: Clock, state: TrainState) -> None:
+        metrics = {k.removeprefix("eval/"): v for k, v in self.line.items() if k.startswith("eval/")}
+        self._save(clock, state, metrics if self.line.get("step") == clock.step else {})
+        self.checkpoints.wait()
+
+    def _save(self, clock: Clock, state: TrainState, metrics: dict[str, float]) -> None:
+        meta = {"step": clock.step, "tokens": clock.tokens, "seconds": clock.seconds}
+        finite = {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+        metric = BEST[self.config.objective.name][0]
+        self.checkpoints.save(clock.step, state, meta, finite if metric in finite else None)
+
+    def _start(self, console: Console) -> tuple[Clock, TrainState]:
+        """Resumes, or draws fresh parameters; every leaf is created where the sharding rule puts it."""
+        config = self.config
+        tx = make_optimizer(config.optimizer, config.train.steps)
+        metrics = TRAIN_METRICS[config.objective.name]
+        create = partial(create_state, tx=tx, metrics=metrics)
+
+        def fresh() -> TrainState:
+            return create(create_params(config, jax.random.key(config.train.seed)))
+
+        shapes = jax.eval_shape(fresh)
+        shardings = sharding.state_shardings(shapes, self.mesh)
+        wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
+        restored = self.checkpoints.restore_newest(wanted, console.print)
+        if restored is None:
+            console.print(f"starting from scratch in {self.workdir}", highlight=False)
+            return Clock(), jax.jit(fresh, out_shardings=shardings)()
+        console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False)
+        meta = restored.meta
+        return Clock(restored.step, meta["tokens"], meta["seconds"]), restored.state
+
+    def _train_batches(self) -> Iterator[jax.Array]:
+        config, step = self.config, self.clock.step
+        host, hosts = jax.process_index(), jax.process_count()
+        rows = batches(
+            self.data_set.train,
+            config.train.batch_size,
+            config.train.seed,
+            step,
+            config.train.steps,
+            host,
+            hosts,
+            config.runtime.prefetch,
+        )
+        return (sharding.place_batch(batch, self.mesh) for batch in rows)
+
+    def _eval_batches(self) -> Iterator[tuple[jax.Array, jax.Array]]:
+        size = self.config.train.batch_size
+        for index, ids in enumerate(fixed_batches(self.data_set.valid, size, self.config.runtime.eval_rows)):
+            numbers = np.arange(index * size, (index + 1) * size, dtype=np.int32)
+            yield sharding.place_batch((ids, numbers), self.mesh)
+
+    def _write(self, clock: Clock, out: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """One line of metrics, in the log and on the progress line."""
+        tokens, seconds, step = self.last
+        passed = clock.seconds - seconds
+        rate = (clock.step - step) * train_step_flops(self.config) / passed if passed > 0 else None
+        train_metrics = {f"train/{k}": float(v[0] / v[1]) if v[1] else None for k, v in out["window"].items()}
+        self.line = {
+            "step": clock.step,
+            "tokens": clock.tokens,
+            "seconds": round(clock.seconds, 3),
+            **train_metrics,
+            "train/learning_rate": self.config.optimizer.learning_rate * float(self.schedule(clock.step - 1)),
+            "train/skipped_steps": int(out["skipped"]),
+            **{f"eval/{k}": v for k, v in (metrics or {}).items()},
+            "tokens_per_second": (clock.tokens - tokens) / passed if passed > 0 else None,
+            "mfu": rate / self.peak if rate and self.peak else None,
+        }
+        self.last = (clock.tokens, clock.seconds, clock.step)
+        self.log.write(self.line)
+        self.shown = {**getattr(self, "shown", {}), **self.line}
+        self.progress.show(self.shown)
