@@ -1,7 +1,7 @@
 """Checkpoints: the only file that knows orbax.
 
-A checkpoint is a folder that orbax renames into place once complete; then a seal, the SHA-256 of each of its files,
-is written into it. One without a seal was interrupted; one whose files differ from its seal is damaged.
+A checkpoint is a folder that orbax renames into place once complete, the last of its files a seal: the SHA-256 of
+each other one. One without a seal was interrupted; one whose files differ from its seal is damaged.
 """
 
 import json
@@ -21,6 +21,7 @@ from electra_jax.files import sha256_of, write_json
 from electra_jax.training.state import TrainState
 
 SEAL = "seal.json"
+UNFINISHED = "it was never finished"
 
 
 class Restored(NamedTuple):
@@ -102,7 +103,7 @@ class Checkpoints:
             if fault is None:
                 return self._restore(step, shapes)
             self._set_aside(step, fault, report)
-            damaged += fault != "it was never finished"
+            damaged += fault != UNFINISHED
         if damaged:
             raise MachineError(
                 f"every checkpoint in {self.folder} is damaged (see {self._aside()}): start a new workdir, or remove "
@@ -110,37 +111,17 @@ class Checkpoints:
             )
         return None
 
-    def restore_params(self, step: int, shapes: Any) -> Any:
-        """The parameters of one checkpoint. Raises MachineError where it is damaged."""
-        fault = self.fault(step)
-        if fault is not None:
-            raise MachineError(f"checkpoint {self.folder / str(step)} is damaged: {fault}")
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(shapes))
-        return self._manager.restore(step, args=args)["params"]
-
     def fault(self, step: int) -> str | None:
         """What is wrong with a checkpoint, or None."""
-        folder = self.folder / str(step)
-        try:
-            seal = json.loads((folder / SEAL).read_text())
-        except FileNotFoundError:
-            return "it was never finished"
-        except (OSError, ValueError) as error:
-            return f"its seal cannot be read ({error})"
-        for name, digest in seal.items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if sha256_of(folder / name) != digest:
-                return f"{name} is not what was written"
-        return None
+        return find_fault(self.folder / str(step))
 
     def _seal(self) -> None:
-        """Called by orbax's thread when a checkpoint has been renamed into place."""
+        """Called by orbax's thread when every file is written, just before the rename into place."""
         if self._saving is None or jax.process_index() != 0:
             return
-        folder = self.folder / str(self._saving)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
+        for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
 
     def _restore(self, step: int, shapes: TrainState) -> Restored:
         rest = shapes._replace(params=None)._asdict()
@@ -160,7 +141,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, fault: str, report: Callable[[str], None]) -> None:
         folder = self.folder / str(step)
-        if fault == "it was never finished":
+        if fault == UNFINISHED:
             shutil.rmtree(folder)
         else:
             target = self._aside() / str(step)
@@ -183,6 +164,56 @@ class Checkpoints:
         intact = self.steps()
         after = f"; the checkpoint of step {intact[-1]} is intact" if intact else ""
         return MachineError(f"the checkpoint of step {step} could not be written to {self.folder}: {reason}{after}")
+
+
+def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[str], None]) -> tuple[int, Any]:
+    """The parameters of one step, or of the newest whole checkpoint with damaged ones reported, and their step.
+
+    Changes nothing in the folder, which may be a run's that is training at this moment.
+    Raises UserError where there is no such checkpoint, MachineError where the one named, or every one, is damaged.
+    """
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    saved = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    faults = {}
+    for number in reversed(saved if step is None else [n for n in saved if n == step]):
+        faults[number] = find_fault(folder / str(number))
+        if faults[number] is None:
+            for damaged, fault in faults.items():
+                if fault not in (None, UNFINISHED):
+                    report(f"checkpoint {folder / str(damaged)} is damaged ({fault}): the one of step {number} is used")
+            return number, _read(folder / str(number) / "params", shapes)
+    unusable = [f"{folder / str(number)}: {fault}" for number, fault in faults.items() if fault != UNFINISHED]
+    if unusable:
+        raise MachineError(f"no checkpoint can be used, for each is damaged ({'; '.join(unusable)})")
+    if step is not None and saved:
+        raise UserError(f"{folder} has no checkpoint of step {step}: choose among {', '.join(map(str, saved))}")
+    raise UserError(f"{folder.parent} has no checkpoint yet: wait until the run has saved its first")
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with the checkpoint in a folder, or None."""
+    try:
+        seal = json.loads((folder / SEAL).read_text())
+    except FileNotFoundError:
+        return UNFINISHED
+    except (OSError, ValueError) as error:
+        return f"its seal cannot be read ({error})"
+    for name, digest in seal.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256_of(folder / name) != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def _read(folder: Path, shapes: Any) -> Any:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        try:
+            return reader.restore(folder.absolute(), args=ocp.args.StandardRestore(shapes))
+        except ValueError as error:
+            raise UserError(f"{folder} holds another model than config.json: {_first_line(error)}") from error
+        except OSError as error:
+            raise MachineError(f"{folder} cannot be read ({_first_line(error)}): try again") from None
 
 
 def _first_line(error: Exception) -> str:
