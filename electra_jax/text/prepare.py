@@ -203,9 +203,14 @@ class _Preparation:
         sample = sample_lines(self.documents(meter, most), size)
         self.progress.start(f"training {self.config.tokenizer}", None)
         if sum(map(len, sample)) < _SMALL_SAMPLE:
-            _train_and_save(sample, self.config, folder)
+            train_tokenizer(sample, self.config).save(folder)
         else:
-            in_own_process(_train_and_save, sample, self.config, folder)
+            file = self.folder / "sample.txt"
+            with open(file, "w", encoding="utf-8", newline="\n") as lines:
+                lines.writelines(line + "\n" for line in sample)
+            del sample
+            in_own_process(_train_from_file, file, self.config, folder)
+            file.unlink()
         return load_tokenizer(folder)
 
     def documents(self, meter: Meter, most: int | None = None) -> Iterator[str]:
@@ -265,8 +270,9 @@ class _Preparation:
         return min(max(limit, checksums[0] + 1), checksums[-1])
 
 
-def _train_and_save(sample: list[str], config: PrepareConfig, folder: Path) -> None:
-    train_tokenizer(sample, config).save(folder)
+def _train_from_file(file: Path, config: PrepareConfig, folder: Path) -> None:
+    with open(file, encoding="utf-8", newline="\n") as lines:
+        train_tokenizer((line.rstrip("\n") for line in lines), config).save(folder)
 
 
 def _up_to(documents: Iterator[str], size: int) -> Iterator[str]:

@@ -5,9 +5,8 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from electra_jax.errors import UserError
 from electra_jax.text.tokenizer import (
     Encoding,
     Tokenizer,
-    WordMemory,
     cut_lines,
     fingerprint_of,
     save_files,
     settings_of,
     special_ids,
     strips_accents,
-    word_spans,
 )
 
 MODEL = "sentencepiece.model"
@@ -52,7 +49,6 @@ class SentencePieceTokenizer:
         self._pieces: list[str] = [processor.id_to_piece(i) for i in range(self.vocab_size)]
         # A model may know [MASK] as a symbol of the text ("user-defined"): then plain text could spell it.
         self._spelled = {i for i in self.special if not processor.is_control(i)}
-        self._memory = WordMemory(self._encode_texts) if self._keeps_words_apart() else None
 
     def _find(self, names: tuple[str, ...]) -> int | None:
         for name in names:
@@ -60,17 +56,6 @@ class SentencePieceTokenizer:
             if self._processor.id_to_piece(found) == name:
                 return int(found)
         return None
-
-    def _keeps_words_apart(self) -> bool:
-        if any(_SPACE in piece[1:].lstrip(_SPACE) for piece in self._pieces):
-            return False
-        return self._encode_texts(["a  b c"]) == [list(chain.from_iterable(self._encode_texts(["a", "b", "c"])))]
-
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = self._processor.encode(texts, num_threads=1)
-        if self._spelled:
-            found = [[self.unk if i in self._spelled else i for i in ids] for ids in found]
-        return found
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -83,23 +68,19 @@ class SentencePieceTokenizer:
         return fingerprint_of(self.settings)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self._memory.encode_batch(texts) if self._memory else self._encode_texts(texts)
+        found: list[list[int]] = self._processor.encode(texts, num_threads=1)
+        if self._spelled:
+            found = [[self.unk if i in self._spelled else i for i in ids] for ids in found]
+        return found
 
     def encode(self, text: str) -> Encoding:
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for start, word in word_spans(text) if self._memory else [(0, text)]:
-            for token, begin, end in self._spans(word):
-                while begin < end and word[begin].isspace():  # a piece takes the space before it along
-                    begin += 1
-                ids.append(self.unk if token in self._spelled else token)
-                offsets.append((start + begin, start + end))
-        return Encoding(ids, offsets)
-
-    def _spans(self, text: str) -> Iterator[tuple[int, int, int]]:
         found = self._processor.encode(text, return_type="offset_mapping")
-        for token, (begin, end) in zip(found["ids"], found["offsets"], strict=True):
-            yield token, begin, end
+        offsets = []
+        for begin, end in found["offsets"]:
+            while begin < end and text[begin].isspace():  # a piece takes the space before it along
+                begin += 1
+            offsets.append((begin, end))
+        return Encoding([self.unk if i in self._spelled else i for i in found["ids"]], offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         runs: list[list[int]] = [[]]

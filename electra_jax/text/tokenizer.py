@@ -14,8 +14,6 @@ from electra_jax.files import write_file, write_json
 
 SETTINGS = "settings.json"
 SPECIAL_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
-_MAX_WORDS = 2**18  # words remembered with their pieces; then the memory starts anew
-_MAX_WORD = 48  # characters; longer ones are hardly words, and don't come again
 
 
 class Encoding(NamedTuple):
@@ -26,11 +24,7 @@ class Encoding(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """Plain text to ids and back. No method adds special tokens, and no text, `[MASK]` included, encodes to one.
-
-    A text is encoded word by word (what spaces and newlines separate), so that its ids depend on nothing but
-    its words: lines encoded apart give what the whole gives.
-    """
+    """Plain text to ids and back. No method adds special tokens, and no text, `[MASK]` included, encodes to one."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -63,42 +57,6 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer into a folder, for `load_tokenizer`."""
-
-
-class WordMemory:
-    """Remembers the ids of words: text repeats its words, and looking one up is far cheaper than encoding it.
-
-    `encode_words` must give a word the same ids whatever stands around it.
-    """
-
-    def __init__(self, encode_words: Callable[[list[str]], list[list[int]]]) -> None:
-        self._encode_words = encode_words
-        self._known: dict[str, list[int]] = {}
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        known = self._known
-        words = [text.replace("\n", " ").split(" ") for text in texts]
-        missing = list({word for line in words for word in line if word not in known})
-        # Only what is kept must be bounded: the words of one call are as many as the call's text allows.
-        once: dict[str, list[int]] = {}
-        for word, ids in zip(missing, self._encode_words(missing), strict=True):
-            (known if len(word) <= _MAX_WORD else once)[word] = ids
-        if once:
-            found = [[i for w in line for i in (known[w] if w in known else once[w])] for line in words]
-        else:
-            found = [[i for word in line for i in known[word]] for line in words]
-        if len(known) > _MAX_WORDS:
-            known.clear()
-        return found
-
-
-def word_spans(text: str) -> Iterator[tuple[int, str]]:
-    """The words as `WordMemory` cuts them, each with where it starts."""
-    start = 0
-    for word in text.replace("\n", " ").split(" "):
-        if word:
-            yield start, word
-        start += len(word) + 1
 
 
 def train_tokenizer(texts: Iterable[str], config: PrepareConfig) -> Tokenizer:
@@ -215,22 +173,22 @@ def sample_lines(documents: Iterable[str], size: int) -> list[str]:
 
     Which lines depends on their text alone: those of the smallest checksums, in the order of the documents.
     """
-    held: list[tuple[int, str]] = []
+    held: list[tuple[int, int, str]] = []
     limit, total = 2**32, 0
     for document in documents:
         for line in document.split("\n"):
-            checksum = zlib.crc32(line.encode())
-            if checksum >= limit:
-                continue
-            held.append((checksum, line))
-            total += len(line) + 1
+            content = line.encode()
+            checksum = zlib.crc32(content)
+            if checksum < limit:
+                held.append((checksum, len(content), line))
+                total += len(content)
         while total > 2 * size and limit > 1:
             limit //= 2
-            held = [pair for pair in held if pair[0] < limit]
-            total = sum(len(line) + 1 for _, line in held)
+            held = [item for item in held if item[0] < limit]
+            total = sum(item[1] for item in held)
     if total > size:
         limit = int(limit * size / total)
-    return [line for checksum, line in held if checksum < limit]
+    return [line for checksum, _, line in held if checksum < limit]
 
 
 def cut_lines(lines: Iterable[str], size: int) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """WordPiece as BERT has it."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,20 @@ from electra_jax.text.tokenizer import (
     SPECIAL_PIECES,
     Encoding,
     Tokenizer,
-    WordMemory,
     cut_lines,
     fingerprint_of,
     save_files,
     settings_of,
     special_ids,
     strips_accents,
-    word_spans,
 )
 
 VOCABULARY = "vocab.txt"
 _CONTINUES = "##"
 _MAX_ALPHABET = 1000  # single characters that a vocabulary trained here knows, as BERT's does
-_BATCH = 2000  # texts at once: what `tokenizers` returns takes a hundred bytes a token
+_BATCH = 10_000  # words at once: what `tokenizers` returns takes a hundred bytes a token and more
+_PARTS = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")
+_MAX_WORDS = 2**19  # words remembered before the memory starts anew; about 100 MB
 
 
 class WordPieceTokenizer:
@@ -50,14 +52,9 @@ class WordPieceTokenizer:
         self._tokenizer = _untrained(lower_case, strip_accents, ids)
         self._tokenizer.decoder = library.decoders.WordPiece(prefix=_CONTINUES, cleanup=False)
         # Nothing is registered as a special token, so [MASK] in a text is three ordinary pieces.
-        self._memory = WordMemory(self._encode_texts)
-
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = []
-        for start in range(0, len(texts), _BATCH):
-            batch = self._tokenizer.encode_batch_fast(texts[start : start + _BATCH], add_special_tokens=False)
-            found += [encoding.ids for encoding in batch]
-        return found
+        self._ids = ids
+        self._known: dict[str, list[int]] = {}
+        self._known_parts: dict[str, list[int]] = {}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -72,16 +69,39 @@ class WordPieceTokenizer:
         return fingerprint_of(self.settings)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self._memory.encode_batch(texts)
+        # BERT cuts at white space before all else, so a word has the same pieces wherever it stands, and to
+        # remember them is several times faster than to work them out again.
+        words = [text.split(" ") for text in texts]
+        self._learn(set().union(*words).difference(self._known))
+        known = self._known
+        ids = [list(chain.from_iterable(map(known.__getitem__, line))) for line in words]
+        if len(known) + len(self._known_parts) > _MAX_WORDS:
+            known.clear()
+            self._known_parts.clear()
+        return ids
+
+    def _learn(self, words: set[str]) -> None:
+        plain = [word for word in words if word.isascii() and word.isprintable()]
+        # What BERT's rules come to in ASCII: letters and digits in runs, any other character for itself.
+        parts = [_PARTS.findall(word.lower() if self._casing[0] else word) for word in plain]
+        known = self._known_parts
+        missing = set().union(*parts).difference(known)
+        # Longest match first: a part that is a piece is only that piece.
+        known.update((part, [self._ids[part]]) for part in missing if part in self._ids)
+        known.update(self._worked_out([part for part in missing if part not in self._ids]))
+        for word, found in zip(plain, parts, strict=True):
+            self._known[word] = list(chain.from_iterable(map(known.__getitem__, found)))
+        self._known.update(self._worked_out(list(words.difference(plain))))
+
+    def _worked_out(self, words: list[str]) -> Iterator[tuple[str, list[int]]]:
+        for start in range(0, len(words), _BATCH):
+            some = words[start : start + _BATCH]
+            found = self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
+            yield from ((word, encoding.ids) for word, encoding in zip(some, found, strict=True))
 
     def encode(self, text: str) -> Encoding:
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for start, word in word_spans(text):
-            found = self._tokenizer.encode(word, add_special_tokens=False)
-            ids += found.ids
-            offsets += [(start + begin, start + end) for begin, end in found.offsets]
-        return Encoding(ids, offsets)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return Encoding(found.ids, found.offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         silent = {self.special.pad, self.special.cls, self.special.sep}

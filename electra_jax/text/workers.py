@@ -1,5 +1,6 @@
 """The part of `prepare` that runs in worker processes, and how they are started and ended."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -168,6 +169,7 @@ _here: tuple[Tokenizer, PrepareConfig] | None = None
 def _start_worker(folder: Path, config: PrepareConfig) -> None:
     global _here
     _end_with_the_parent()
+    gc.disable()  # hundreds of thousands of small lists and not a cycle among them: the search takes a third
     _here = load_tokenizer(folder), config
 
 
