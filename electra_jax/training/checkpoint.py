@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from electra_jax.files import sha256_of, write_json
 from electra_jax.training.state import TrainState
 
 SEAL = "seal.json"
+# Orbax notes the time of the rename in it.
+UNSEALED = {"_CHECKPOINT_METADATA"}
 UNFINISHED = "it was never finished"
 
 
@@ -40,13 +43,15 @@ class Checkpoints:
         self.folder = folder.absolute()
         self._saving: int | None = None
         policies: list[PreservationPolicy] = [LatestN(keep_last)]
+        score = None
         if best_metric is not None:
-            name = best_metric
-            best = BestN(get_metric_fn=lambda m: m[name], n=1, reverse=not best_is_high)
+            score = itemgetter(best_metric)
+            best = BestN(get_metric_fn=score, n=1, reverse=not best_is_high)
             best.keep_checkpoints_without_metrics = False
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
+            best_fn=score,  # orbax writes the metrics only with it
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
@@ -120,7 +125,8 @@ class Checkpoints:
         if self._saving is None or jax.process_index() != 0:
             return
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            # orbax writes the time of the commit into its own description later; nothing is restored from it.
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "_CHECKPOINT_METADATA")
             write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
 
     def _restore(self, step: int, shapes: TrainState) -> Restored:
