@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int, UInt32
+from jaxtyping import Int, Integer, UInt32
 
 from electra_jax.config import SpecialTokens
 
@@ -19,7 +19,7 @@ MIN_LENGTH = 5
 
 
 def isolated(
-    ids: Int[np.ndarray, "tokens"], lengths: Int[np.ndarray, "documents"], length: int, special: SpecialTokens
+    ids: Integer[np.ndarray, "tokens"], lengths: Int[np.ndarray, "documents"], length: int, special: SpecialTokens
 ) -> UInt32[np.ndarray, "rows {length}"]:
     """Each document in pieces of at most length − 2 tokens, one example each, several examples a row.
 
@@ -72,7 +72,9 @@ def _best_fit(
     return np.array(row_of, np.int64), np.array(column, np.int64)
 
 
-def concat(ids: Int[np.ndarray, "tokens"], length: int, special: SpecialTokens) -> UInt32[np.ndarray, "rows {length}"]:
+def concat(
+    ids: Integer[np.ndarray, "tokens"], length: int, special: SpecialTokens
+) -> UInt32[np.ndarray, "rows {length}"]:
     """`[CLS]`, length − 2 tokens of the running stream, `[SEP]`; only the last row may be shorter."""
     most = length - 2
     num_rows = -(-len(ids) // most)
@@ -88,7 +90,7 @@ def concat(ids: Int[np.ndarray, "tokens"], length: int, special: SpecialTokens) 
 
 
 def reference(
-    ids: Int[np.ndarray, "tokens"],
+    ids: Integer[np.ndarray, "tokens"],
     line_lengths: Int[np.ndarray, "lines"],
     num_lines: Int[np.ndarray, "documents"],
     length: int,
@@ -134,15 +136,16 @@ def _parts(lines: list[np.ndarray], length: int, rng: random.Random) -> Iterator
 
 def _example(lines: list[np.ndarray], target: int, length: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
     """Segments A and B, B empty in an example of one segment."""
-    half = length if rng.random() < SINGLE_SEGMENT_PROB else (target - 3) // 2
-    a, b = lines[:1], lines[1:]
-    while b and len(a[-1]) and sum(map(len, a)) + len(b[0]) <= half:
-        a.append(b.pop(0))
+    half = (target - 3) // 2
+    size, count = len(lines[0]), 1
+    if rng.random() < SINGLE_SEGMENT_PROB:
+        count = len(lines)
+    while count < len(lines) and size + len(lines[count]) <= half:
+        size += len(lines[count])
+        count += 1
     # A line that crosses the middle goes to either side, so that A is about half on the average.
-    if b and half < length and sum(map(len, a)) < half and rng.random() < 0.5:
-        a.append(b.pop(0))
-    if half == length:
-        a, b = lines, []
-    first = np.concatenate(a)[: length - 2]
-    second = np.concatenate(b)[: max(0, length - len(first) - 3)] if b else first[:0]
-    return first, second
+    if count < len(lines) and size < half and rng.random() < 0.5:
+        count += 1
+    a = np.concatenate(lines[:count])[: length - 2]
+    b = np.concatenate([a[:0], *lines[count:]])[: max(0, length - len(a) - 3)]
+    return a, b

@@ -1,6 +1,7 @@
 """SentencePiece: the unigram model, with BERT's special tokens."""
 
 import io
+import os
 import re
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from electra_jax.text.tokenizer import (
 MODEL = "sentencepiece.model"
 _SPACE = "▁"
 _MAX_LINE = 4096  # bytes; SentencePiece leaves out longer lines
+_RULES = "rules.tsv"
+_PATH = 512  # bytes
 _THREADS = 16  # fixed, for the order in which counts are summed must not depend on the machine
 
 
@@ -111,9 +114,11 @@ def train(texts: Iterable[str], config: PrepareConfig) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {"normalization_rule_name": "nmt_nfkc_cf" if config.lower_case else "nmt_nfkc"}
         if strips_accents(config):
-            table = Path(folder, "rules.tsv")
-            table.write_text(_stripping_rules(settings["normalization_rule_name"]), encoding="utf-8")
-            settings = {"normalization_rule_tsv": str(table)}
+            # The model keeps the path it was given. So that one training has one result, it always has the same
+            # length (a path may repeat its slashes), and is blanked below.
+            table = folder + "/" * (_PATH - len(os.fsencode(folder)) - len(_RULES)) + _RULES
+            Path(table).write_text(_stripping_rules(settings["normalization_rule_name"]), encoding="utf-8")
+            settings = {"normalization_rule_tsv": table}
         try:
             library.SentencePieceTrainer.train(
                 sentence_iterator=cut_lines(texts, _MAX_LINE),
@@ -133,7 +138,8 @@ def train(texts: Iterable[str], config: PrepareConfig) -> Tokenizer:
             )
         except (RuntimeError, ValueError) as error:
             raise _too_small(str(error), config.vocab_size) from None
-    return SentencePieceTokenizer(found.getvalue(), "trained here")
+    path = os.fsencode(str(settings.get("normalization_rule_tsv", _RULES)))
+    return SentencePieceTokenizer(found.getvalue().replace(path, _RULES.rjust(len(path)).encode()), "trained here")
 
 
 def _too_small(reason: str, size: int) -> UserError:

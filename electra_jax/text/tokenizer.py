@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from electra_jax.config import PrepareConfig, SpecialTokens
 from electra_jax.errors import MachineError, UserError
@@ -23,6 +23,7 @@ class Encoding(NamedTuple):
     offsets: list[tuple[int, int]]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Plain text to ids and back. No method adds special tokens, and no text, `[MASK]` included, encodes to one."""
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -154,7 +155,7 @@ def in_own_process(function: Callable[..., None], *arguments: object) -> None:
         raise error
 
 
-def _call(sender: "multiprocessing.connection.Connection", function: Callable[..., None], arguments: tuple) -> None:
+def _call(sender: Connection, function: Callable[..., None], arguments: tuple) -> None:
     _end_with_the_parent()
     try:
         function(*arguments)

@@ -1,0 +1,60 @@
+"""Text that every Python brings along, and small tokenizers trained on it."""
+
+import os
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from electra_jax.config import PrepareConfig
+from electra_jax.text.tokenizer import Tokenizer, train_tokenizer
+
+DOCUMENTS = ["\n".join(line.strip() for line in text.split("\n") if line.strip()) for text in topics.values()]
+
+
+@pytest.fixture(scope="session")
+def english() -> list[str]:
+    """Some 70 documents, 700 kB of technical English."""
+    return DOCUMENTS
+
+
+@pytest.fixture(scope="session")
+def english_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("english") / "english.txt"
+    path.write_text("\n\n".join(DOCUMENTS), encoding="utf-8")
+    return path
+
+
+def settings(**changes: object) -> PrepareConfig:
+    return PrepareConfig(**{"out": Path("unused"), "vocab_size": 600, **changes})
+
+
+def trained(**changes: object) -> Tokenizer:
+    lines = [line for text in DOCUMENTS[:30] for line in text.split("\n")]
+    return train_tokenizer(lines, settings(**changes))
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_tokenizer() -> Tokenizer:
+    return trained()
+
+
+@pytest.fixture(scope="session")
+def wordpiece_tokenizer() -> Tokenizer:
+    return trained(tokenizer="wordpiece")
+
+
+@pytest.fixture(params=["sentencepiece", "wordpiece"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    found: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The project's own data, where it is there; each test on it has a twin that needs nothing."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ["ELECTRA_JAX_SHARED"]) if "ELECTRA_JAX_SHARED" in os.environ else beside
+    if not folder.is_dir():
+        pytest.skip("shared data is not here")
+    return folder
