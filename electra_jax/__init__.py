@@ -1,1 +1,17 @@
 """ELECTRA pre-training in JAX and Flax."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from electra_jax.pretrain.pretrained import Pretrained, load
+
+__all__ = ["Pretrained", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: a program that only reads settings waits for neither JAX nor orbax.
+    if name in __all__:
+        from electra_jax.pretrain import pretrained
+
+        return getattr(pretrained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

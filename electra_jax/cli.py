@@ -1,19 +1,28 @@
 """`electra-jax COMMAND`: parse, call one function, print."""
 
 import argparse
+import dataclasses
 import errno
+import json
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from electra_jax.config import PrepareConfig, PretrainConfig, load_preset, with_objective
 from electra_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from electra_jax.pretrain.pretrained import Pretrained
+
+TEXTS_AT_ONCE = 64
 
 T = TypeVar("T")
 
@@ -55,7 +64,79 @@ def pretrain(args: list[str]) -> None:
     draw_curves(parsed.workdir)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"prepare": prepare, "pretrain": pretrain}
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    run: Path  # a run's folder
+    data: Path  # a data set made with the run's tokenizer
+    rows: int | None = None  # of the held-out rows, the first so many; None: all
+    step: int | None = None  # a checkpoint; None: the newest
+
+
+def evaluate(args: list[str]) -> None:
+    """Measure a run on held-out rows, as JSON."""
+    parsed = _parse(EvaluateArgs, "evaluate", args, evaluate.__doc__)
+    from electra_jax.text.rows import open_data_set
+
+    data_set = open_data_set(parsed.data)
+    run = _load(parsed.run, parsed.step)
+    metrics = run.evaluate(data_set, parsed.rows)
+    held_out = len(data_set.valid)
+    about = {"run": str(parsed.run), "step": run.step, "data": str(parsed.data)}
+    about["rows"] = held_out if parsed.rows is None else min(parsed.rows, held_out)
+    print(json.dumps(about | {name: value if math.isfinite(value) else None for name, value in metrics.items()}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArgs:
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()  # without any, or with -, standard input, one text a line
+    run: Path  # a run's folder
+    file: Path | None = None  # texts, one a line
+    json: bool = False  # one object a text and line, for programs
+    step: int | None = None  # a checkpoint; None: the newest
+
+
+def detect(args: list[str]) -> None:
+    """Show each token's probability of having been replaced."""
+    parsed = _parse(TextArgs, "detect", args, detect.__doc__)
+    from electra_jax.pretrain.show import show_detection
+
+    _answer(parsed, lambda run, texts: run.detect(texts), show_detection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMaskArgs(TextArgs):
+    top: int = 5  # candidates for each [MASK]
+
+
+def fill_mask(args: list[str]) -> None:
+    """Show what the generator would write for each [MASK]."""
+    parsed = _parse(FillMaskArgs, "fill-mask", args, fill_mask.__doc__)
+    from electra_jax.pretrain.show import show_filled
+
+    _answer(parsed, lambda run, texts: [run.fill_mask(text, parsed.top) for text in texts], show_filled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptArgs(TextArgs):
+    seed: int = 0  # another one masks and writes something else
+
+
+def corrupt(args: list[str]) -> None:
+    """Show what the generator writes, next to what the discriminator suspects."""
+    parsed = _parse(CorruptArgs, "corrupt", args, corrupt.__doc__)
+    from electra_jax.pretrain.show import show_corruption
+
+    _answer(parsed, lambda run, texts: [run.corrupt(text, parsed.seed) for text in texts], show_corruption)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "detect": detect,
+    "fill-mask": fill_mask,
+    "corrupt": corrupt,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         if args[0] not in COMMANDS:
             raise UserError(f"there is no command {args[0]!r}: choose one of {', '.join(COMMANDS)}")
         COMMANDS[args[0]](args[1:])
+        sys.stdout.flush()
     except UserError as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -80,10 +162,62 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _say(f"no space left on the disk for{where or ' the output'}: make room and start again", 1)
         return _say(f"cannot use{where}: {error.strerror or error}", 1)
     return 0
+
+
+def _answer(
+    args: TextArgs, ask: "Callable[[Pretrained, list[str]], Iterable[Any]]", show: Callable[[Any, Console], None]
+) -> None:
+    """Asks a run about each text, a few texts at a time, and prints the answers as they come."""
+    texts = _texts(args)
+    some = list(islice(texts, TEXTS_AT_ONCE))
+    run, console = _load(args.run, args.step), Console()
+    while some:
+        for answer in ask(run, some):
+            if args.json:
+                print(json.dumps(dataclasses.asdict(answer)))
+            else:
+                show(answer, console)
+        some = list(islice(texts, TEXTS_AT_ONCE))
+
+
+def _texts(args: TextArgs) -> Iterator[str]:
+    """The texts named, or the lines of the file or of standard input that are not blank.
+
+    Raises UserError where there is none, or bytes that are not UTF-8.
+    """
+    if args.file is not None and args.texts:
+        raise UserError("give texts or --file, not both")
+    if args.texts and args.texts != ("-",):
+        yield from args.texts
+        return
+    where = "standard input" if args.file is None else str(args.file)
+    try:
+        file = sys.stdin.buffer if args.file is None else open(args.file, "rb")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise UserError(f"{where} cannot be opened: {error.strerror}") from None
+    found = False
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{line[error.start]:02x} at {error.start + 1}"
+                raise UserError(f"{where}, line {number} is not UTF-8 ({byte}): convert it first") from None
+            if text.strip():
+                found = True
+                yield text
+    if not found:
+        raise UserError(f"{where} holds no text: give at least one line with a word in it")
+
+
+def _load(run: Path, step: int | None) -> "Pretrained":
+    from electra_jax.pretrain.pretrained import load
+
+    return load(run, step, report=lambda sentence: print(f"electra-jax: {sentence}", file=sys.stderr))
 
 
 def _parse(

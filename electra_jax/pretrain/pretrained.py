@@ -1,0 +1,368 @@
+"""A run, loaded to be used: which tokens look replaced, what stands behind a mask, what the generator writes."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, Bool, Float, Int
+
+from electra_jax.config import PretrainConfig, SpecialTokens, read_config
+from electra_jax.errors import UserError
+from electra_jax.model.electra import Electra, create_model, create_params
+from electra_jax.model.inputs import create_inputs
+from electra_jax.pretrain.corruption import create_row_keys, replace, sample
+from electra_jax.pretrain.evaluation import evaluate, make_eval_step
+from electra_jax.pretrain.objectives import Params, electra
+from electra_jax.pretrain.windows import cut, rows_of
+from electra_jax.text.loader import fixed_batches
+from electra_jax.text.rows import DataSet
+from electra_jax.text.tokenizer import Encoding, Tokenizer, load_tokenizer
+from electra_jax.training.checkpoint import read_params
+
+MASK = "[MASK]"
+EVAL_BATCH = 32  # rows; fewer where the run's batch is smaller
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token where it stands in the text: text[start:end] is what it was made from."""
+
+    text: str
+    start: int
+    end: int
+    probability: float  # of having been replaced
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A text and what the discriminator makes of each of its tokens."""
+
+    text: str
+    tokens: list[Token]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token of the vocabulary; one that continues a word is written `##…`."""
+
+    token: str
+    id: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The likeliest tokens for the [MASK] that stands at text[start:start + 6], the likeliest first."""
+
+    start: int
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A text and what the generator would write for each of its masks."""
+
+    text: str
+    masks: list[Filling]
+
+
+@dataclass(frozen=True)
+class CorruptedToken:
+    """A token before and after corruption, and the probability the discriminator gives it of being replaced."""
+
+    original: str
+    written: str
+    original_id: int
+    written_id: int
+    start: int
+    end: int
+    masked: bool  # chosen for the generator to write anew
+    replaced: bool  # and what it wrote differs from the original
+    probability: float
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A text, corrupted once as in training."""
+
+    text: str
+    seed: int
+    tokens: list[CorruptedToken]
+
+
+def load(run: Path | str, step: int | None = None, report: Callable[[str], None] | None = None) -> "Pretrained":
+    """Loads a run's newest whole checkpoint, or that of `step`; the run may be training at this moment.
+
+    A damaged newest checkpoint is reported, by a warning unless `report` is given, and the one before is used.
+    Raises UserError where there is no run or checkpoint, MachineError where all there is is damaged.
+    """
+    run = Path(run)
+    config = read_config(run / "config.json")
+    tokenizer = load_tokenizer(run / "tokenizer")
+    shapes = jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    report = report or partial(warnings.warn, stacklevel=3)
+    found, params = read_params(run / "checkpoints", shapes, step, report)
+    return Pretrained(config, params, tokenizer, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A run's networks at one step, with their tokenizer.
+
+    Texts longer than a row are cut into windows between words; nothing of them is left out.
+    """
+
+    config: PretrainConfig
+    params: Params = dataclasses.field(repr=False)
+    tokenizer: Tokenizer
+    step: int
+
+    @property
+    def special(self) -> SpecialTokens:
+        return self.tokenizer.special
+
+    @property
+    def has_discriminator(self) -> bool:
+        return self.config.objective.name != "mlm"
+
+    def detect(self, texts: Iterable[str]) -> list[Detection]:
+        """The probability of each token of being replaced, by the discriminator.
+
+        Raises UserError for a text without a token, and where the run has no discriminator.
+        """
+        self._require_discriminator("detect")
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        encodings = [self._encode(text) for text in texts]
+        windows = [window for encoding in encodings for window in self._windows(encoding.ids)]
+        found: dict[int, np.ndarray] = {}
+        for numbers, rows in rows_of(windows, self.special, self.config.data.length):
+            probabilities = np.asarray(self._rtd(self.params, rows))
+            found |= {n: row[1 : len(windows[n]) + 1] for n, row in zip(numbers, probabilities, strict=False)}
+        every = iter(np.concatenate([found[n] for n in range(len(windows))]).tolist() if windows else ())
+        return [
+            Detection(text, [Token(text[s:e], s, e, next(every)) for s, e in encoding.offsets])
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def fill_mask(self, text: str, top: int = 5) -> Filled:
+        """The generator's `top` likeliest tokens for each [MASK] of the text.
+
+        Raises UserError for a text without a [MASK].
+        """
+        if top < 1:
+            raise UserError(f"top must be at least 1, not {top}")
+        top = min(top, self.config.model.vocab_size)
+        encoding = self._encode_with_masks(text)
+        fillings: list[Filling] = []
+        start = 0
+        for window in self._windows(encoding.ids):
+            slots = [at + 1 for at, token in enumerate(window) if token == self.special.mask]
+            if slots:
+                ((_, row),) = rows_of([window], self.special, self.config.data.length)
+                padded = np.zeros((1, 1 << (len(slots) - 1).bit_length()), np.int32)
+                padded[0, : len(slots)] = slots
+                probabilities, tokens = jax.device_get(self._mlm(self.params, row, padded, top))
+                fillings += [
+                    Filling(
+                        encoding.offsets[start + slot - 1][0],
+                        [Candidate(self.readable(int(t)), int(t), float(p)) for t, p in zip(ids, ps, strict=True)],
+                    )
+                    for slot, ids, ps in zip(slots, tokens[0], probabilities[0], strict=False)
+                ]
+            start += len(window)
+        return Filled(text, fillings)
+
+    def corrupt(self, text: str, seed: int = 0) -> Corruption:
+        """Masks the text as in training, lets the generator write, and asks the discriminator about the result.
+
+        The same text and seed give the same result. Raises UserError as `detect` does.
+        """
+        self._require_discriminator("corrupt")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed must be in [0, 2³²), not {seed}")
+        encoding = self._encode(text)
+        windows = list(self._windows(encoding.ids))
+        length = self.config.data.length
+        tokens: list[CorruptedToken] = []
+        # Rows of full length, so that slots and draws are those of training whatever the text's own length.
+        for numbers, rows in rows_of(windows, self.special, length, length):
+            row_numbers = np.arange(len(rows), dtype=np.int32) + numbers[0]
+            outputs = jax.device_get(self._corrupt(self.params, rows, row_numbers, np.uint32(seed)))
+            for number, written, masked, probability in zip(numbers, *outputs, strict=False):
+                for at, original in enumerate(windows[number], 1):
+                    new = int(written[at])
+                    tokens.append(
+                        CorruptedToken(
+                            original=self.readable(original),
+                            written=self.readable(new),
+                            original_id=original,
+                            written_id=new,
+                            start=encoding.offsets[len(tokens)][0],
+                            end=encoding.offsets[len(tokens)][1],
+                            masked=bool(masked[at]),
+                            replaced=new != original,
+                            probability=float(probability[at]),
+                        )
+                    )
+        return Corruption(text, seed, tokens)
+
+    def evaluate(self, data_set: DataSet, rows: int | None = None) -> dict[str, float]:
+        """The metrics of `pretrain.evaluation` on the data set's held-out rows, or the first `rows` of them.
+
+        Raises UserError where the data set was made with another tokenizer, does not fit, or holds no such row.
+        """
+        theirs = data_set.meta["tokenizer"]["fingerprint"]
+        if theirs != self.tokenizer.fingerprint:
+            raise UserError(
+                f"the data set {data_set.folder} was made with another tokenizer ({theirs[:12]}) than the run's "
+                f"({self.tokenizer.fingerprint[:12]}): prepare it with the run's, by --tokenizer-file RUN/tokenizer"
+            )
+        model = self.config.model
+        if model.position == "absolute" and data_set.length > model.max_position_embeddings:
+            raise UserError(
+                f"the rows of {data_set.folder} have {data_set.length} tokens, but the run only learned "
+                f"{model.max_position_embeddings} positions: prepare them with --length {self.config.data.length}"
+            )
+        if rows is not None and rows < 1:
+            raise UserError(f"rows must be at least 1, not {rows}")
+        if not len(data_set.valid):
+            raise UserError(f"{data_set.folder} holds no held-out rows: prepare it with --valid-share above 0")
+        size = min(EVAL_BATCH, self.config.train.batch_size)
+        batches = (
+            (ids, np.arange(number * size, (number + 1) * size, dtype=np.int32))
+            for number, ids in enumerate(fixed_batches(data_set.valid, size, rows))
+        )
+        return evaluate(self._eval_step, self.params, batches, data_set.unigram)
+
+    def readable(self, token: int) -> str:
+        """A piece of the vocabulary as people write it, whatever the tokenizer: `the`, and `##ing` within a word."""
+        piece = self.tokenizer.piece(token)
+        if self.tokenizer.starts_word(token):
+            return piece.removeprefix("▁") or piece
+        return f"##{piece}" if piece[:1].isalnum() else piece
+
+    def _encode(self, text: str) -> Encoding:
+        _check(text)
+        encoding = self.tokenizer.encode(text)
+        if not encoding.ids:
+            raise UserError(f"the text {text!r:.60} holds no token: give at least one word")
+        return encoding
+
+    def _encode_with_masks(self, text: str) -> Encoding:
+        """`tokenizer.encode` of what stands between the masks, which no tokenizer reads out of a text."""
+        parts = text.split(MASK)
+        if len(parts) == 1:
+            raise UserError(f"the text has no {MASK} to fill: write {MASK} in the place of a word")
+        _check(text)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for number, part in enumerate(parts):
+            if number:
+                ids.append(self.special.mask)
+                offsets.append((start, start + len(MASK)))
+                start += len(MASK)
+            found = self._encode_after_word(part) if number else None
+            if found is None:
+                found = self.tokenizer.encode(part)
+            ids += found.ids
+            offsets += [(start + s, start + e) for s, e in found.offsets]
+            start += len(part)
+        return Encoding(ids, offsets)
+
+    def _encode_after_word(self, part: str) -> Encoding | None:
+        """What follows a mask without a space (`[MASK].`), read as it would be after a word instead of as one.
+
+        None where the tokenizer joins it to the word that stands in.
+        """
+        if not part or part[0].isspace():
+            return None
+        ids, offsets = self.tokenizer.encode("a" + part)
+        if offsets[0] != (0, 1) or not self.tokenizer.starts_word(ids[0]):
+            return None
+        return Encoding(ids[1:], [(s - 1, e - 1) for s, e in offsets[1:]])
+
+    def _windows(self, ids: list[int]) -> Iterable[list[int]]:
+        size = self.config.data.length - 2  # [CLS] and [SEP]
+        return (ids[first:last] for first, last in cut(ids, size, self.tokenizer.starts_word))
+
+    def _require_discriminator(self, what: str) -> None:
+        if not self.has_discriminator:
+            raise UserError(
+                f"{what} asks a discriminator, and this run has none (objective mlm): take a run with objective electra"
+            )
+
+    @cached_property
+    def _model(self) -> Electra:
+        return create_model(self.config)
+
+    @cached_property
+    def _eval_step(self) -> Any:
+        return jax.jit(make_eval_step(self.config, self._model, self.special))
+
+    @cached_property
+    def _rtd(self) -> Any:
+        return jax.jit(partial(_replaced_probability, self._model, self.special))
+
+    @cached_property
+    def _mlm(self) -> Any:
+        return jax.jit(partial(_likeliest, self._model, self.special), static_argnums=3)
+
+    @cached_property
+    def _corrupt(self) -> Any:
+        return jax.jit(partial(_corrupt, self._model, self.config, self.special))
+
+
+def _check(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text {text!r:.60} is not valid Unicode at character {error.start + 1}") from None
+
+
+def _replaced_probability(
+    model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]
+) -> Float[Array, "b l"]:
+    logits: Any = model.apply({"params": params}, create_inputs(ids, special), method=Electra.rtd_logits)
+    return jax.nn.sigmoid(logits)
+
+
+def _likeliest(
+    model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"], slots: Int[Array, "b s"], top: int
+) -> tuple[Float[Array, "b s k"], Int[Array, "b s k"]]:
+    inputs = create_inputs(ids, special)
+    logits: Any = model.apply({"params": params}, inputs, slots, method=Electra.mlm_logits)
+    probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
+    return probabilities, tokens
+
+
+def _corrupt(
+    model: Electra,
+    config: PretrainConfig,
+    special: SpecialTokens,
+    params: Params,
+    ids: Int[Array, "b l"],
+    row_numbers: Int[Array, " b"],
+    seed: Array,
+) -> tuple[Int[Array, "b l"], Bool[Array, "b l"], Float[Array, "b l"]]:
+    """(what is written, whether it was chosen, the probability of being replaced) of each token."""
+    inputs = create_inputs(ids, special)
+    keys = create_row_keys(jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_numbers))
+    outputs = electra(model, params, inputs, keys, config, special, False)
+    # The same key draws the same tokens again, and the compiler computes them once.
+    drawn = sample(outputs.mlm_logits, keys.sample, config.objective)
+    written = replace(inputs, outputs.masking, drawn)[0].ids
+    rows = jnp.arange(len(ids))[:, None]
+    masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
+    assert outputs.rtd_logits is not None
+    return written, masked, jax.nn.sigmoid(outputs.rtd_logits)
