@@ -99,17 +99,37 @@ class Encoder(nn.Module):
             )
             x = dense(x)
         context = Context(inputs.segment_ids, inputs.positions, dropout_seeds)
-        layers = nn.scan(
-            EncoderLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=c.num_hidden_layers,
-            unroll=c.num_hidden_layers if self.kernels.unroll_layers else 1,
-        )
         sites = jnp.arange(c.num_hidden_layers, dtype=jnp.uint32) * SITES
-        x, _ = layers(c, self.kernels, name="layer")(x, context, sites)
+        if self.kernels.unroll_layers and not self.is_initializing():
+            x = self._unrolled(x, context, sites)
+        else:
+            layers = nn.scan(
+                EncoderLayer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast, 0),
+                length=c.num_hidden_layers,
+            )
+            x, _ = layers(c, self.kernels, name="layer")(x, context, sites)
         return layer_norm(c, "layer_norm")(x).astype(self.kernels.dtype) if c.norm == "pre" else x
+
+    def _unrolled(
+        self, x: Float[Array, "t h"], context: Context, sites: UInt32[Array, " layers"]
+    ) -> Float[Array, "t h"]:
+        """The same layers one after the other, on the same stacked parameters.
+
+        The stack is split once, so that its gradient is one concatenation; scan's own unrolling updates the whole
+        stack once a layer, which took 2.5 times as long a step on a CPU.
+        """
+        count = len(sites)
+        stack = self.variables["params"]["layer"]
+        leaves, tree = jax.tree.flatten(stack)
+        parts = [jax.lax.split(leaf, [1] * count) for leaf in leaves]
+        layer = EncoderLayer(self.config, self.kernels, parent=None)
+        for index in range(count):
+            params = jax.tree.unflatten(tree, [part[index].squeeze(0) for part in parts])
+            x, _ = layer.apply({"params": params}, x, context, sites[index])
+        return x
 
 
 class EncoderLayer(nn.Module):

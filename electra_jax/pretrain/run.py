@@ -1,13 +1,13 @@
 """Wires one pre-training run: data, mesh, model, state, the loop and its hooks."""
 
 import math
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from electra_jax.config import PretrainConfig
@@ -15,13 +15,13 @@ from electra_jax.model.electra import create_model, create_params
 from electra_jax.model.flops import train_step_flops
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
 from electra_jax.pretrain.folder import claim, keep_runtime
-from electra_jax.pretrain.step import TRAIN_METRICS, make_train_step
+from electra_jax.pretrain.step import TRAIN_METRICS, TrainStep, make_train_step
 from electra_jax.text.loader import batches, fixed_batches
 from electra_jax.text.rows import DataSet, open_data_set
 from electra_jax.training import sharding
 from electra_jax.training.checkpoint import Checkpoints
 from electra_jax.training.loop import Clock, train
-from electra_jax.training.metrics import MetricsLog
+from electra_jax.training.metrics import MetricsLog, read_metrics
 from electra_jax.training.optimizer import make_optimizer, make_schedule
 from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState, create_state
@@ -47,10 +47,23 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
         return Run(config, data_set, workdir, mesh, console).train()
 
 
+def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], TrainState]:
+    """The function that draws a fresh state, and that state's shapes with the place of every leaf on the mesh."""
+    tx = make_optimizer(config.optimizer, config.train.steps)
+
+    def fresh() -> TrainState:
+        params = create_params(config, jax.random.key(config.train.seed))
+        return create_state(params, tx, TRAIN_METRICS[config.objective.name])
+
+    shapes = jax.eval_shape(fresh)
+    places = sharding.state_shardings(shapes, mesh)
+    return fresh, jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
+
+
 class Run:
     """One process's part in a run; its methods are the loop's hooks."""
 
-    def __init__(self, config: PretrainConfig, data_set: DataSet, workdir: Path, mesh: Any, console: Console):
+    def __init__(self, config: PretrainConfig, data_set: DataSet, workdir: Path, mesh: Mesh, console: Console):
         self.config, self.data_set, self.workdir, self.mesh = config, data_set, workdir, mesh
         metric, best_is_high = BEST[config.objective.name]
         keep = config.runtime.keep_last
@@ -75,7 +88,7 @@ class Run:
         try:
             train(
                 self.state,
-                jax.jit(step_fn, donate_argnums=0),
+                self._compile(step_fn),
                 self._train_batches(),
                 self.clock,
                 self,
@@ -85,7 +98,15 @@ class Run:
             self.progress.close()
             self.log.close()
         self.checkpoints.close()
-        return self.line
+        return self.line or read_metrics(self.workdir)[-1]
+
+    def _compile(self, step_fn: TrainStep) -> Any:
+        """Compiled before the clock starts."""
+        rows = (self.config.train.batch_size, self.config.data.length)
+        batch = jax.ShapeDtypeStruct(rows, self.data_set.train.dtype, sharding=sharding.batch_sharding(self.mesh))
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(places, None))
+        return jitted.lower(self.state, batch).compile()
 
     def observe(self, clock: Clock, out: dict[str, Any]) -> None:
         if clock.step % self.config.runtime.log_every == 0 and not self.due(clock.step):
@@ -121,21 +142,11 @@ class Run:
 
     def _start(self, console: Console) -> tuple[Clock, TrainState]:
         """Resumes, or draws fresh parameters; every leaf is created where the sharding rule puts it."""
-        config = self.config
-        tx = make_optimizer(config.optimizer, config.train.steps)
-        metrics = TRAIN_METRICS[config.objective.name]
-        create = partial(create_state, tx=tx, metrics=metrics)
-
-        def fresh() -> TrainState:
-            return create(create_params(config, jax.random.key(config.train.seed)))
-
-        shapes = jax.eval_shape(fresh)
-        shardings = sharding.state_shardings(shapes, self.mesh)
-        wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
+        fresh, wanted = plan_state(self.config, self.mesh)
         restored = self.checkpoints.restore_newest(wanted, console.print)
         if restored is None:
             console.print(f"starting from scratch in {self.workdir}", highlight=False)
-            return Clock(), jax.jit(fresh, out_shardings=shardings)()
+            return Clock(), jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, wanted))()
         console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False)
         meta = restored.meta
         return Clock(restored.step, meta["tokens"], meta["seconds"]), restored.state

@@ -33,7 +33,8 @@ def make_train_step(
         keys = jax.random.split(jax.random.fold_in(base_key, state.step), ids.shape[0])
         grads, stats = accumulate_gradients(state.params, inputs, keys, config, model, special)
         state = apply_gradients(state, grads, tx, stats, config.runtime.log_every)
-        return state, {"window": state.window, "bad_steps": state.bad_steps, "skipped": state.skipped}
+        out = {"window": state.window, "bad_steps": state.bad_steps, "skipped": state.skipped}
+        return state, out | {"tokens": inputs.attention_mask.sum()}
 
     return train_step
 

@@ -165,7 +165,7 @@ class Checkpoints:
         step, self._saving = self._saving, None
         for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
-        no_space = "space" in str(error).lower() or "quota" in str(error).lower()
+        no_space = any(word in str(error).lower() for word in ("no space", "quota", "file too large"))
         reason = "no space left on the disk" if no_space else _first_line(error)
         intact = self.steps()
         after = f"; the checkpoint of step {intact[-1]} is intact" if intact else ""

@@ -10,16 +10,8 @@ from typing import Any, Protocol
 
 import jax
 
-from electra_jax.errors import MachineError
+from electra_jax.errors import Interrupted, MachineError
 from electra_jax.training.state import TrainState
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C arrived; the state has been saved."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; step {step} is saved")
-        self.signum = signum
 
 
 @dataclass
