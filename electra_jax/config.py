@@ -73,7 +73,7 @@ class ModelConfig(Settings):
         for name in ("layer_norm_eps", "initializer_range", "rope_base"):
             self.require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         self.require(
-            self.convolution_width == 0 or self.convolution_width % 2 == 1,
+            self.convolution_width == 0 or (self.convolution_width > 0 and self.convolution_width % 2 == 1),
             f"convolution_width must be odd, or 0 for none, not {self.convolution_width}",
         )
 
@@ -90,6 +90,8 @@ class GeneratorConfig(Settings):
     def check(self) -> None:
         for name in ("width_fraction", "depth_fraction"):
             self.require(0 < getattr(self, name) <= 4, f"{name} must be in (0, 4], not {getattr(self, name)}")
+        heads = self.num_attention_heads
+        self.require(heads is None or heads >= 1, f"num_attention_heads must be at least 1, not {heads}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a group of settings is: frozen, typed, checked, and JSON there and back."""
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -68,7 +68,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_is_of(value, option) for option in typing.get_args(hint))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # NaN and infinity fail the comparison, and so does an integer too large for a float.
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if typing.get_origin(hint) is tuple:
