@@ -9,8 +9,19 @@ if "gpu" not in " ".join(sys.argv):
 
 from jaxtyping import install_import_hook
 
-install_import_hook("electra_jax", "beartype.beartype")
+# Not over config.py: settings check their own types, and the tests want to see them do it.
+ROOMS = ("model", "text", "training", "pretrain")
+install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
+
+import pytest  # noqa: E402
+from runs import SmallRun, make_small_run  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """A small data set and a run trained on it for a moment; copy what a test changes."""
+    return make_small_run(tmp_path_factory.mktemp("small"))
