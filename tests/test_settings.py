@@ -87,7 +87,7 @@ def test_an_unknown_or_a_missing_setting_is_named(group, name):
         del values[group][name]
     else:
         values[group][name] = 1
-    with pytest.raises(UserError, match="unknown settings .*, missing settings"):
+    with pytest.raises(UserError, match=r"unknown settings .*, missing settings"):
         from_json(PretrainConfig, values)
 
 
@@ -116,7 +116,7 @@ def test_options_and_unions_are_described():
         ObjectiveConfig(mask_prob=0.1, name="bert")
     with pytest.raises(UserError, match="a float or nothing"):
         RuntimeConfig(peak_tflops="many")
-    with pytest.raises(UserError, match="ModelConfig.vocab_size"):
+    with pytest.raises(UserError, match=r"ModelConfig\.vocab_size"):
         dataclasses.replace(make_config().model, vocab_size="50")
     with pytest.raises(TypeError):
         ModelConfig(vocab=3)
