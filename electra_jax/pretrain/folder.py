@@ -45,7 +45,7 @@ def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
         raise UserError(
             f"{workdir} was begun with other settings ({'; '.join(changed)}): set them back, or choose a new workdir"
         )
-    if json.loads((workdir / "data.json").read_text(encoding="utf-8")) != json.loads(json.dumps(data_set.meta)):
+    if json.loads((workdir / "data.json").read_text(encoding="utf-8"))["fingerprint"] != data_set.fingerprint:
         raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
 
 

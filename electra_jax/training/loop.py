@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -23,6 +23,7 @@ class Clock:
     seconds: float = 0.0  # of training, without start-up
 
 
+@runtime_checkable
 class Hooks(Protocol):
     """What a run does around its steps."""
 
