@@ -5,6 +5,7 @@ source has it so. Everything is streamed, through reads of a bounded size.
 """
 
 import glob
+import importlib.util
 import io
 import json
 import os
@@ -177,37 +178,37 @@ def _whole(text: str) -> Iterator[str]:
 def _lines(path: Path, skip_bad: bool, skipped: Counter[str], meter: Meter) -> Iterator[tuple[int, str]]:
     """Numbered lines of a file, decompressed and decoded, without their line ends."""
     try:
-        raw = open(path, "rb")  # noqa: SIM115 - closed below, after the meter has let go of it
+        raw = io.BufferedReader(io.FileIO(path), _BLOCK)
     except OSError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}") from None
     meter.file = raw
     number = 0
     try:
-        with _decompressed(path, raw) as stream:
-            if b"\0" in stream.peek(_BLOCK):
-                _skip(skip_bad, skipped, "binary file",
-                      f"{path} is a binary file, or UTF-16, for it holds NUL bytes: name UTF-8 text files")  # fmt: skip
-                return
-            while line := stream.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
-                    _skip(skip_bad, skipped, "line over 16 MB",
-                          f"{path}, line {number} is over {MAX_LINE // 2**20} MB: break it into lines")  # fmt: skip
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(_BLOCK)
-                    continue
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    _skip(skip_bad, skipped, "line that is not UTF-8",
-                          f"{path}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x} at "
-                          f"{error.start + 1}): convert the file, or leave such lines out with skip_bad")  # fmt: skip
-                    continue
-                if "\0" in text:
-                    _skip(skip_bad, skipped, "line with NUL bytes",
-                          f"{path}, line {number} holds a NUL byte, which is no text: {_SKIP_HINT}")  # fmt: skip
-                    continue
-                yield number, text
+        stream = _decompressed(path, raw)
+        if b"\0" in stream.peek(_BLOCK):
+            _skip(skip_bad, skipped, "binary file",
+                  f"{path} is a binary file, or UTF-16, for it holds NUL bytes: name UTF-8 text files")  # fmt: skip
+            return
+        while line := stream.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                _skip(skip_bad, skipped, "line over 16 MB",
+                      f"{path}, line {number} is over {MAX_LINE // 2**20} MB: break it into lines")  # fmt: skip
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(_BLOCK)
+                continue
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                _skip(skip_bad, skipped, "line that is not UTF-8",
+                      f"{path}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x} at "
+                      f"{error.start + 1}): convert the file, or leave such lines out with skip_bad")  # fmt: skip
+                continue
+            if "\0" in text:
+                _skip(skip_bad, skipped, "line with NUL bytes",
+                      f"{path}, line {number} holds a NUL byte, which is no text: {_SKIP_HINT}")  # fmt: skip
+                continue
+            yield number, text
     except OSError as error:  # gzip's BadGzipFile is one of these
         _damaged(path, number, skip_bad, skipped, error)
     except (EOFError, zlib.error, _lzma_error(), _zstd_error()) as error:
@@ -232,24 +233,53 @@ def _skip(skip_bad: bool, skipped: Counter[str], reason: str, sentence: str) -> 
     skipped[reason] += 1
 
 
-def _decompressed(path: Path, raw: IO[bytes]) -> io.BufferedReader:
-    stream: Any = raw
+def _decompressed(path: Path, raw: Any) -> io.BufferedReader:
     match path.suffix.lower():
         case ".gz":
             import gzip
 
-            stream = gzip.GzipFile(fileobj=raw)
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BLOCK)
         case ".xz":
             import lzma
 
-            stream = lzma.LZMAFile(raw)  # noqa: SIM115 - the caller closes what is returned
+            return io.BufferedReader(lzma.LZMAFile(raw), _BLOCK)
         case ".zst":
-            try:
-                import zstandard
-            except ImportError:
-                raise UserError(f"{path} needs the package zstandard: pip install zstandard") from None
-            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return io.BufferedReader(stream, _BLOCK)
+            return io.BufferedReader(_Zstd(path, raw), _BLOCK)
+    return raw
+
+
+class _Zstd(io.RawIOBase):
+    """zstandard's own reader takes a file that was cut off for one that has ended."""
+
+    _CHUNK = 1024  # bytes, which at the worst are 32 MB of text
+
+    def __init__(self, path: Path, raw: IO[bytes]) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(f"{path} needs the package zstandard: pip install zstandard") from None
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._raw, self._frame = raw, self._new_frame()
+        self._input, self._output = b"", memoryview(b"")
+        self._within = False  # a frame that has begun and not ended
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(self._CHUNK)
+            if not self._input:
+                if self._within:
+                    raise EOFError("it ends within a frame")
+                return 0
+            self._output, self._within = memoryview(self._frame.decompress(self._input)), True
+            self._input = b""
+            if self._frame.eof:
+                self._input, self._within, self._frame = self._frame.unused_data, False, self._new_frame()
+        size = min(len(buffer), len(self._output))
+        buffer[:size], self._output = self._output[:size], self._output[size:]
+        return size
 
 
 def _lzma_error() -> type[Exception]:
@@ -301,7 +331,8 @@ def _tfds_rows(spec: str, name: str, split: str) -> Any:
     except ImportError:
         raise UserError(f"{spec} needs the package tensorflow-datasets: pip install tensorflow-datasets") from None
     try:
-        builder = tfds.builder(name)
+        # TFDS has a colon before the version, and looks for its folder's name only while it is imported.
+        builder = tfds.builder(re.sub(r"/(\d[\d.*]*)$", r":\1", name), data_dir=os.environ.get("TFDS_DATA_DIR"))
         known = list(builder.info.splits)
         if not known:
             raise UserError(
@@ -315,10 +346,12 @@ def _tfds_rows(spec: str, name: str, split: str) -> Any:
         raise
     except Exception as error:  # what TFDS raises differs by data set and by what is installed
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = isinstance(error, ImportError) or "tensorflow" in reason.lower().replace("tensorflow_dataset", "")
-        if missing:
-            raise UserError(f"{name} needs TensorFlow to be read ({reason}): pip install 'electra-jax[tf]'") from None
-        raise UserError(f"{spec} cannot be read: {reason}") from None
+        if importlib.util.find_spec("tensorflow") is None:
+            raise UserError(
+                f"{name} cannot be opened here ({reason}): check the name, and whether it needs TensorFlow, "
+                "which pip install 'electra-jax[tf]' brings"
+            ) from None
+        raise UserError(f"{name} cannot be opened: {reason}") from None
 
 
 _ONE_DOCUMENT = PrepareConfig(out=Path("."), document_per_file=True)

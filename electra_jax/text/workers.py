@@ -114,7 +114,7 @@ def in_order(blocks: Iterator[Block], folder: Path, config: PrepareConfig, worke
         waiting: deque[Future[Packed]] = deque()
         try:
             for block in chain(first, blocks):
-                with _signals_for_the_parent():
+                with _interrupts_for_the_parent():
                     waiting.append(pool.submit(_encode_and_pack, block))
                 if len(waiting) > workers + 1:
                     yield waiting.popleft().result()
@@ -137,7 +137,7 @@ def in_own_process(function: Callable[..., None], *arguments: object) -> None:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
     try:
-        with _signals_for_the_parent():
+        with _interrupts_for_the_parent():
             process.start()
         sender.close()
         error = receiver.recv()
@@ -192,9 +192,9 @@ def _end_with_the_parent() -> None:
 
 
 @contextmanager
-def _signals_for_the_parent() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C or SIGTERM: the parent does, and ends them in good order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+def _interrupts_for_the_parent() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C: the parent does, and ends them in good order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:

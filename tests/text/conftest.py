@@ -14,7 +14,7 @@ DOCUMENTS = ["\n".join(line.strip() for line in text.split("\n") if line.strip()
 
 @pytest.fixture(scope="session")
 def english() -> list[str]:
-    """Some 70 documents, 700 kB of technical English."""
+    """Some 80 documents, 450 kB of technical English."""
     return DOCUMENTS
 
 
