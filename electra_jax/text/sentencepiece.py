@@ -7,7 +7,7 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,7 @@ def _too_small(reason: str, size: int) -> UserError:
     )
 
 
+@cache
 def _stripping_rules(base: str) -> str:
     """SentencePiece's own normalisation `base`, and then no accents, as rules from code points to code points."""
     normalizer = _library().SentencePieceNormalizer(
