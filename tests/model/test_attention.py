@@ -27,11 +27,11 @@ def reference(query, key, value, segments):
     """softmax(QKᵀ/√d)V, token by token, each over its own example alone."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     result = np.zeros_like(query)
-    for b, l, n in np.ndindex(*query.shape[:3]):
-        own = segments[b] == segments[b, l]
-        scores = key[b, own, n] @ query[b, l, n] / np.sqrt(query.shape[-1])
+    for b, at, n in np.ndindex(*query.shape[:3]):
+        own = segments[b] == segments[b, at]
+        scores = key[b, own, n] @ query[b, at, n] / np.sqrt(query.shape[-1])
         weights = np.exp(scores - scores.max())
-        result[b, l, n] = (weights / weights.sum()) @ value[b, own, n]
+        result[b, at, n] = (weights / weights.sum()) @ value[b, own, n]
     return result
 
 
