@@ -209,9 +209,10 @@ def _lines(path: Path, skip_bad: bool, skipped: Counter[str], meter: Meter) -> I
                       f"{path}, line {number} holds a NUL byte, which is no text: {_SKIP_HINT}")  # fmt: skip
                 continue
             yield number, text
-    except OSError as error:  # gzip's BadGzipFile is one of these
-        _damaged(path, number, skip_bad, skipped, error)
-    except (EOFError, zlib.error, _lzma_error(), _zstd_error()) as error:
+    except Exception as error:
+        # Not in the clause: a generator that is closed while Python ends would import there, and fail.
+        if not isinstance(error, (OSError, EOFError, zlib.error, _lzma_error(), _zstd_error())):
+            raise
         _damaged(path, number, skip_bad, skipped, error)
     finally:
         meter.finished += raw.tell()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -146,12 +146,14 @@ class _Preparation:
         unigram = np.zeros(tokenizer.vocab_size, np.int64)
         workers = config.workers or min(_cores(), _MAX_WORKERS)
         meter = self.progress.start("encoding", _sizes(self.sources))
+        blocks = self.blocks(self.documents(meter))
         with (
+            # Closed at once where an error or a signal strikes, so that no worker outlives the folder.
+            closing(in_order(blocks, self.folder / TOKENIZER, config, workers)) as made,
             RowsWriter(self.folder, "train", config.length, tokenizer.vocab_size) as train,
             RowsWriter(self.folder, "valid", config.length, tokenizer.vocab_size) as valid,
         ):
-            blocks = self.blocks(self.documents(meter))
-            for packed in in_order(blocks, self.folder / TOKENIZER, config, workers):
+            for packed in made:
                 (train if packed.split == "train" else valid).add(packed.rows)
                 counts[packed.split].add(packed.counts)
                 if packed.split == "train":

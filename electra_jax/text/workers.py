@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -98,7 +98,9 @@ def encode_and_pack(block: Block, tokenizer: Tokenizer, config: PrepareConfig) -
     return Packed(block.split, rows.astype(kept), unigram, counts)
 
 
-def in_order(blocks: Iterator[Block], folder: Path, config: PrepareConfig, workers: int) -> Iterator[Packed]:
+def in_order(
+    blocks: Iterator[Block], folder: Path, config: PrepareConfig, workers: int
+) -> Generator[Packed, None, None]:
     """What becomes of each block, in their order; a few blocks a worker are under way at a time.
 
     `folder` holds the tokenizer. Raises MachineError where a worker process dies.
