@@ -21,19 +21,20 @@ class TrainState(NamedTuple):
 
 def create_state(params: Any, tx: optax.GradientTransformation, metrics: tuple[str, ...]) -> TrainState:
     """Step 0 of a run."""
-    zero = jnp.zeros((), jnp.int32)
+    step, bad_steps, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))  # arrays of their own: all are donated
     window = {name: jnp.zeros(2) for name in metrics}
-    return TrainState(zero, params, tx.init(params), window, zero, zero)
+    return TrainState(step, params, tx.init(params), window, bad_steps, skipped)
 
 
 def apply_gradients(
     state: TrainState, grads: Any, tx: optax.GradientTransformation, stats: dict[str, Float[Array, "2"]], log_every: int
 ) -> TrainState:
-    """One update, or none where a gradient is NaN or infinite: then only the counters move.
+    """One update, or none where a gradient or a metric is NaN or infinite: then only the counters move.
 
     `stats` are added to the window, which starts anew after each `log_every` steps.
     """
-    finite = jnp.isfinite(optax.tree.norm(grads))
+    # A label outside the vocabulary makes the loss NaN but leaves its gradient finite.
+    finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(jnp.stack([*stats.values()])).all()
 
     def update() -> tuple[Any, Any]:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
