@@ -80,8 +80,8 @@ def electra_jax(
     """Runs the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
     # What is computed is the same without the compiler's expensive passes, and is there in half the time.
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    env = {**os.environ, **quick, **environment}
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **environment}
     done = subprocess.run(command, input=stdin or b"", capture_output=True, env=env, timeout=300, check=False)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")

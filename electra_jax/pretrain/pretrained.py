@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class Pretrained:
         windows = [window for encoding in encodings for window in self._windows(encoding.ids)]
         found: dict[int, np.ndarray] = {}
         for numbers, rows in rows_of(windows, self.special, self.config.data.length):
-            probabilities = np.asarray(self._rtd(self.params, rows))
+            probabilities = np.asarray(_detect(self.config, self.special, self.params, rows))
             found |= {n: row[1 : len(windows[n]) + 1] for n, row in zip(numbers, probabilities, strict=False)}
         every = iter(np.concatenate([found[n] for n in range(len(windows))]).tolist() if windows else ())
         return [
@@ -171,7 +171,7 @@ class Pretrained:
                 ((_, row),) = rows_of([window], self.special, self.config.data.length)
                 padded = np.zeros((1, 1 << (len(slots) - 1).bit_length()), np.int32)
                 padded[0, : len(slots)] = slots
-                probabilities, tokens = jax.device_get(self._mlm(self.params, row, padded, top))
+                probabilities, tokens = jax.device_get(_fill(self.config, self.special, self.params, row, padded, top))
                 fillings += [
                     Filling(
                         encoding.offsets[start + slot - 1][0],
@@ -197,8 +197,8 @@ class Pretrained:
         # Rows of full length, so that slots and draws are those of training whatever the text's own length.
         for numbers, rows in rows_of(windows, self.special, length, length):
             row_numbers = np.arange(len(rows), dtype=np.int32) + numbers[0]
-            outputs = jax.device_get(self._corrupt(self.params, rows, row_numbers, np.uint32(seed)))
-            for number, written, masked, probability in zip(numbers, *outputs, strict=False):
+            outputs = _corrupt(self.config, self.special, self.params, rows, row_numbers, np.uint32(seed))
+            for number, written, masked, probability in zip(numbers, *jax.device_get(outputs), strict=False):
                 for at, original in enumerate(windows[number], 1):
                     new = int(written[at])
                     tokens.append(
@@ -242,7 +242,8 @@ class Pretrained:
             (ids, np.arange(number * size, (number + 1) * size, dtype=np.int32))
             for number, ids in enumerate(fixed_batches(data_set.valid, size, rows))
         )
-        return evaluate(self._eval_step, self.params, batches, data_set.unigram)
+        step = partial(_measure, self.config, self.special)
+        return evaluate(step, self.params, batches, data_set.unigram)
 
     def readable(self, token: int) -> str:
         """A piece of the vocabulary as people write it, whatever the tokenizer: `the`, and `##ing` within a word."""
@@ -302,26 +303,6 @@ class Pretrained:
                 f"{what} asks a discriminator, and this run has none (objective mlm): take a run with objective electra"
             )
 
-    @cached_property
-    def _model(self) -> Electra:
-        return create_model(self.config)
-
-    @cached_property
-    def _eval_step(self) -> Any:
-        return jax.jit(make_eval_step(self.config, self._model, self.special))
-
-    @cached_property
-    def _rtd(self) -> Any:
-        return jax.jit(partial(_replaced_probability, self._model, self.special))
-
-    @cached_property
-    def _mlm(self) -> Any:
-        return jax.jit(partial(_likeliest, self._model, self.special), static_argnums=3)
-
-    @cached_property
-    def _corrupt(self) -> Any:
-        return jax.jit(partial(_corrupt, self._model, self.config, self.special))
-
 
 def _check(text: str) -> None:
     try:
@@ -330,24 +311,36 @@ def _check(text: str) -> None:
         raise UserError(f"the text {text!r:.60} is not valid Unicode at character {error.start + 1}") from None
 
 
-def _replaced_probability(
-    model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]
-) -> Float[Array, "b l"]:
-    logits: Any = model.apply({"params": params}, create_inputs(ids, special), method=Electra.rtd_logits)
+# Compiled once for each shape and configuration, however many runs are loaded; those two come first.
+_jit = partial(jax.jit, static_argnums=(0, 1))
+
+
+@_jit
+def _detect(config: PretrainConfig, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]) -> Array:
+    """Each token's probability of having been replaced, [batch, length]."""
+    inputs = create_inputs(ids, special)
+    logits: Any = create_model(config).apply({"params": params}, inputs, method=Electra.rtd_logits)
     return jax.nn.sigmoid(logits)
 
 
-def _likeliest(
-    model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"], slots: Int[Array, "b s"], top: int
+@partial(jax.jit, static_argnums=(0, 1, 5))
+def _fill(
+    config: PretrainConfig,
+    special: SpecialTokens,
+    params: Params,
+    ids: Int[Array, "b l"],
+    slots: Int[Array, "b s"],
+    top: int,
 ) -> tuple[Float[Array, "b s k"], Int[Array, "b s k"]]:
+    """(probabilities, tokens) of the likeliest tokens at each slot."""
     inputs = create_inputs(ids, special)
-    logits: Any = model.apply({"params": params}, inputs, slots, method=Electra.mlm_logits)
+    logits: Any = create_model(config).apply({"params": params}, inputs, slots, method=Electra.mlm_logits)
     probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
     return probabilities, tokens
 
 
+@_jit
 def _corrupt(
-    model: Electra,
     config: PretrainConfig,
     special: SpecialTokens,
     params: Params,
@@ -358,7 +351,7 @@ def _corrupt(
     """(what is written, whether it was chosen, the probability of being replaced) of each token."""
     inputs = create_inputs(ids, special)
     keys = create_row_keys(jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_numbers))
-    outputs = electra(model, params, inputs, keys, config, special, False)
+    outputs = electra(create_model(config), params, inputs, keys, config, special, False)
     # The same key draws the same tokens again, and the compiler computes them once.
     drawn = sample(outputs.mlm_logits, keys.sample, config.objective)
     written = replace(inputs, outputs.masking, drawn)[0].ids
@@ -366,3 +359,8 @@ def _corrupt(
     masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
     assert outputs.rtd_logits is not None
     return written, masked, jax.nn.sigmoid(outputs.rtd_logits)
+
+
+@_jit
+def _measure(config: PretrainConfig, special: SpecialTokens, *batch: Any) -> dict[str, Any]:
+    return make_eval_step(config, create_model(config), special)(*batch)

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 from runs import LENGTH, STEPS
+from tiny_models import quick_jit
 
 import electra_jax
 from electra_jax.config import SpecialTokens, read_config, with_objective
 from electra_jax.errors import MachineError, UserError
 from electra_jax.files import write_json
-from electra_jax.model.electra import create_params
+from electra_jax.model.electra import Electra, create_model, create_params
+from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain.windows import MOST_ROWS, cut, rows_of
 from electra_jax.settings import to_json
 from electra_jax.text.rows import open_data_set
@@ -39,11 +41,16 @@ def mlm(small_run, tmp_path_factory):
     write_json(run / "config.json", to_json(config))
     shutil.copytree(small_run.run / "tokenizer", run / "tokenizer")
     zero = jax.numpy.zeros((), jax.numpy.int32)
-    params = jax.jit(lambda: create_params(config, jax.random.key(0)))()
+    params = quick_jit(lambda: create_params(config, jax.random.key(0)))()
     checkpoints = Checkpoints(run / "checkpoints")
     checkpoints.save(7, TrainState(zero, params, {}, {"loss": jax.numpy.zeros(2)}, zero, zero), {"step": 7}, None)
     checkpoints.close()
     return electra_jax.load(run)
+
+
+def forward(pretrained, method, *inputs):
+    model = create_model(pretrained.config)
+    return quick_jit(lambda params: model.apply({"params": params}, *inputs, method=method))(pretrained.params)
 
 
 def copy_of(small_run, folder):
@@ -147,13 +154,10 @@ def test_company_in_a_batch_changes_no_probability(pretrained):
 
 
 def test_probabilities_are_those_of_the_plain_forward_pass(pretrained):
-    from electra_jax.model.electra import Electra, create_model
-    from electra_jax.model.inputs import create_inputs
-
     ids = pretrained.tokenizer.encode(SHORT).ids
     row = np.array([[pretrained.special.cls, *ids, pretrained.special.sep]], np.int32)
     inputs = create_inputs(jax.numpy.asarray(row), pretrained.special)
-    logits = create_model(pretrained.config).apply({"params": pretrained.params}, inputs, method=Electra.rtd_logits)
+    logits = forward(pretrained, Electra.rtd_logits, inputs)
     found = [token.probability for token in pretrained.detect([SHORT])[0].tokens]
     np.testing.assert_allclose(found, jax.nn.sigmoid(logits)[0, 1:-1], atol=1e-5)
 
@@ -202,16 +206,11 @@ def test_masks_are_filled_in_order_of_probability(pretrained):
 
 
 def test_masks_of_one_text_are_the_generators_own_view_of_the_row(pretrained):
-    from electra_jax.model.electra import Electra, create_model
-    from electra_jax.model.inputs import create_inputs
-
     before, after = (pretrained.tokenizer.encode(part).ids for part in ("The chef ", " the meal"))
     special = pretrained.special
     row = jax.numpy.asarray([[special.cls, *before, special.mask, *after, special.sep]])
     slot = jax.numpy.asarray([[1 + len(before)]])
-    model = create_model(pretrained.config)
-    inputs = create_inputs(row, special)
-    logits = model.apply({"params": pretrained.params}, inputs, slot, method=Electra.mlm_logits)
+    logits = forward(pretrained, Electra.mlm_logits, create_inputs(row, special), slot)
     (mask,) = pretrained.fill_mask("The chef [MASK] the meal", 3).masks
     wanted = np.sort(jax.nn.softmax(logits[0, 0]))[::-1][:3]
     np.testing.assert_allclose([c.probability for c in mask.candidates], wanted, atol=1e-5)
@@ -254,15 +253,12 @@ def test_the_seed_alone_decides_the_corruption(pretrained):
 
 
 def test_the_suspicion_is_the_detectors_for_the_written_row(pretrained):
-    from electra_jax.model.electra import Electra, create_model
-    from electra_jax.model.inputs import create_inputs
-
     found = pretrained.corrupt(SHORT, 3).tokens
     special = pretrained.special
     original = jax.numpy.asarray([[special.cls, *(t.original_id for t in found), special.sep]])
     written = jax.numpy.asarray([[special.cls, *(t.written_id for t in found), special.sep]])
     inputs = create_inputs(original, special)._replace(ids=written)
-    logits = create_model(pretrained.config).apply({"params": pretrained.params}, inputs, method=Electra.rtd_logits)
+    logits = forward(pretrained, Electra.rtd_logits, inputs)
     np.testing.assert_allclose([t.probability for t in found], jax.nn.sigmoid(logits)[0, 1:-1], atol=1e-5)
 
 
