@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from runs import electra_jax, prepare_args, pretrain_args, write_corpus
 
 from electra_jax.config import read_config
 from electra_jax.files import sha256_of
@@ -24,7 +25,6 @@ from electra_jax.training.checkpoint import Checkpoints
 from electra_jax.training.metrics import read_metrics
 from electra_jax.training.sharding import create_mesh
 from electra_jax.training.state import TrainState
-from tests.runs import electra_jax, prepare_args, pretrain_args, write_corpus
 
 TIMED = {"seconds", "tokens_per_second", "mfu"}
 # Saved often, so that a kill seldom costs more than a moment.
