@@ -71,20 +71,26 @@ class EvaluateArgs:
     data: Path  # a data set made with the run's tokenizer
     rows: int | None = None  # of the held-out rows, the first so many; None: all
     step: int | None = None  # a checkpoint; None: the newest
+    table: bool = False  # for people: what was learned, next to doing nothing
 
 
 def evaluate(args: list[str]) -> None:
-    """Measure a run on held-out rows, as JSON."""
+    """Measure a run on held-out rows, as JSON or a table."""
     parsed = _parse(EvaluateArgs, "evaluate", args, evaluate.__doc__)
     from electra_jax.text.rows import open_data_set
 
     data_set = open_data_set(parsed.data)
     run = _load(parsed.run, parsed.step)
     metrics = run.evaluate(data_set, parsed.rows)
+    if parsed.table:
+        from electra_jax.pretrain.show import show_learned
+
+        return show_learned(metrics, data_set.unigram, Console())
     held_out = len(data_set.valid)
     about = {"run": str(parsed.run), "step": run.step, "data": str(parsed.data)}
     about["rows"] = held_out if parsed.rows is None else min(parsed.rows, held_out)
     print(json.dumps(about | {name: value if math.isfinite(value) else None for name, value in metrics.items()}))
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,7 +261,7 @@ class PrepareConfig(Settings):
     vocab_size: int = 30522  # of a tokenizer trained here
     lower_case: bool = True
     strip_accents: bool | None = None  # None: as lower_case
-    sample_mb: int = 50  # text the tokenizer is trained on
+    sample_mb: int = 20  # text the tokenizer is trained on
     valid_share: float = 0.01  # of the documents
     field: str = "text"  # of JSONL records
     document_per_file: bool = False  # each .txt file is one document, blank lines and all

@@ -9,7 +9,7 @@ if [ ! -f "$data/meta.json" ]; then
     .venv/bin/electra-jax prepare --corpus docstrings --length 64 --vocab-size 4096 --out "$data"
 fi
 .venv/bin/electra-jax pretrain --config configs/tiny.py --data "$data" --workdir "$run" "$@"
-.venv/bin/electra-jax learned --run "$run" --data "$data"
+.venv/bin/electra-jax evaluate --run "$run" --data "$data" --table
 echo
 echo "A sentence with a planted wrong word: \"return\" became \"banana\"."
 .venv/bin/electra-jax detect --run "$run" \

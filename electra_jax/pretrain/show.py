@@ -2,14 +2,25 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+from jaxtyping import Int64
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from electra_jax.pretrain.pretrained import MASK, Corruption, Detection, Filled
 
 # (from this probability of being replaced, colour)
 COLOURS = ((0.75, "bold red"), (0.5, "red"), (0.25, "yellow"), (0.0, "green"))
+
+LEARNED = {
+    "mlm_accuracy": "masked tokens predicted",
+    "mlm_loss": "masked tokens, loss in nats",
+    "rtd_auc": "detection AUC, run's own generator",
+    "rtd_auc_unigram": "detection AUC, unigram draws",
+    "rtd_loss": "detection loss in nats",
+}
 
 
 def colour_of(probability: float) -> str:
@@ -108,3 +119,21 @@ def print_line(console: Console, cells: list[tuple[str, int, str]]) -> None:
             line.append(" " * (width - cell_len(text) + 2))
     line.rstrip()
     console.print(line, soft_wrap=True)
+
+
+def show_learned(metrics: dict[str, float], unigram: Int64[np.ndarray, " v"], console: Console) -> None:
+    """Held-out metrics as a table, next to those of a model that knows the corpus' word counts and nothing else.
+
+    It predicts the commonest token everywhere, and gives every token the same probability of being replaced.
+    """
+    share = unigram[unigram > 0] / unigram.sum()
+    nothing = {"mlm_accuracy": float(share.max()), "mlm_loss": float(-(share * np.log(share)).sum())}
+    if "rtd_auc" in metrics:
+        p = metrics["replaced_share"]
+        prior = -(p * np.log(p) + (1 - p) * np.log(1 - p)) if 0 < p < 1 else 0.0
+        nothing |= {"rtd_auc": 0.5, "rtd_auc_unigram": 0.5, "rtd_loss": float(prior)}
+    table = Table("held out", "learned", "doing nothing", title="What was learned")
+    for key, name in LEARNED.items():
+        if key in metrics:
+            table.add_row(name, f"{metrics[key]:.3f}", f"{nothing[key]:.3f}")
+    console.print(table)
