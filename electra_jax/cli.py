@@ -95,7 +95,8 @@ def evaluate(args: list[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TextArgs:
-    texts: tyro.conf.Positional[tuple[str, ...]] = ()  # without any, or with -, standard input, one text a line
+    # Without any, or with -, standard input is read, one text a line.
+    texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT ...")] = ()
     run: Path  # a run's folder
     file: Path | None = None  # texts, one a line
     json: bool = False  # one object a text and line, for programs

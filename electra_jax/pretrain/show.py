@@ -77,12 +77,12 @@ def show_corruption(corruption: Corruption, console: Console) -> None:
 
 def print_legend(console: Console) -> None:
     """What the percentages and, where there are any, their colours mean."""
-    text = Text("% probability of having been replaced", "dim")
+    text = Text.assemble(("% probability of having been replaced", "dim"))
     if console.color_system:
         names = ("75 and more", "50 to 75", "25 to 50", "below 25")
-        colours = (Text(name, colour) for name, (_, colour) in zip(names, COLOURS, strict=True))
-        text = text + ": " + Text(", ").join(colours)
-    console.print(text)
+        for name, (_, colour) in zip(names, COLOURS, strict=True):
+            text.append(", ").append(name, colour)
+    console.print(text, soft_wrap=True)
     console.print()
 
 
