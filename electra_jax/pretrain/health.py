@@ -24,7 +24,8 @@ class Histogram(NamedTuple):
 
 def histogram(logits: Float[Array, "b l"], is_replaced: Bool[Array, "b l"], mask: Bool[Array, "b l"]) -> Histogram:
     """Counts one batch. Bin BINS / 2 begins at logit 0, so that precision and recall at .5 are exact."""
-    place = jnp.floor((logits.ravel() + LIMIT) * (BINS / (2 * LIMIT)))
+    # Scaled by a power of two before anything is added: a logit just below 0 stays below.
+    place = jnp.floor(logits.ravel() * (BINS / (2 * LIMIT))) + BINS // 2
     place = jnp.clip(jnp.nan_to_num(place), 0, BINS - 1).astype(jnp.int32)
     replaced, real = is_replaced.ravel(), mask.ravel()
     empty = jnp.zeros(BINS)
