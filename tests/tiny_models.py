@@ -89,13 +89,19 @@ def make_example(rng: np.random.Generator, words: int, vocab_size: int, segments
 def make_params(config: PretrainConfig, seed: int = 0, scale: float = 0.1) -> Any:
     """Parameters drawn by NumPy: no bias is zero, no LayerNorm scale is one, nothing has to be compiled."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
+    plain = make_config()
+    shapes = _shapes(dataclasses.replace(config, optimizer=plain.optimizer, train=plain.train, runtime=plain.runtime))
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         values = scale * rng.standard_normal(leaf.shape) + (path[-1].key == "scale")
         return jnp.asarray(values, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def _shapes(config: PretrainConfig) -> Any:
+    return jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
 
 
 def make_run(config: PretrainConfig, seed: int = 0, scale: float = 0.1) -> tuple[TrainState, TrainStep]:

@@ -55,8 +55,7 @@ MESHES = {
     "1 device": (1, {}, 1),
     "2 devices": (2, {"data": 2}, 1),
     "4 devices, 2 micro-batches": (4, {"data": 4}, 2),
-    "fsdp 4": (4, {"data": 1, "fsdp": 4}, 1),
-    "tensor 2, fsdp 2": (4, {"data": 1, "fsdp": 2, "tensor": 2}, 1),
+    "fsdp 2, tensor 2": (4, {"data": 1, "fsdp": 2, "tensor": 2}, 1),
 }
 
 
