@@ -59,6 +59,7 @@ MESHES = {
 }
 
 
+@pytest.mark.slow
 def test_meshes_agree(monkeypatch):
     monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 64)
     results = {}
@@ -140,6 +141,7 @@ def test_one_bad_entry_in_one_gradient_is_enough(bad):
     assert (int(after.step), int(after.bad_steps), int(after.skipped)) == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_both_networks_overfit_one_batch():
     """The same rows with the same masks and draws, step after step, until both networks know them by heart.
 
