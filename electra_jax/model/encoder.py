@@ -19,6 +19,7 @@ from electra_jax.model.attention import (
     Context,
     Kernels,
     SelfAttention,
+    create_rotation,
 )
 from electra_jax.model.dropout import dropout
 from electra_jax.model.initializers import matrix_init, projection_init, table_init
@@ -98,7 +99,11 @@ class Encoder(nn.Module):
                 c.hidden_size, dtype=self.kernels.dtype, kernel_init=projection_init(c), name="embeddings_project"
             )
             x = dense(x)
-        context = Context(inputs.segment_ids, inputs.positions, dropout_seeds)
+        rotation = None
+        if c.position == "rope":
+            head_size = c.hidden_size // c.num_attention_heads
+            rotation = create_rotation(inputs.positions, inputs.ids.shape[1], head_size, c.rope_base)
+        context = Context(inputs.segment_ids, dropout_seeds, rotation)
         sites = jnp.arange(c.num_hidden_layers, dtype=jnp.uint32) * SITES
         if self.kernels.unroll_layers and not self.is_initializing():
             x = self._unrolled(x, context, sites)
@@ -200,8 +205,8 @@ def layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
 
 
 def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The exact, erf form of BERT."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact form of BERT, x·Φ(x). By erf: jax.nn.gelu's erfc takes three times as long on a CPU."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 def _shift(x: Array, by: int) -> Array:

@@ -5,7 +5,7 @@ import pytest
 from tiny_models import SPECIAL, TINY, make_config, make_params, make_rows, quick_jit
 
 from electra_jax.errors import UserError
-from electra_jax.model.attention import Kernels, attend, choose, rotate
+from electra_jax.model.attention import Kernels, attend, choose, create_rotation, rotate
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 
@@ -96,15 +96,16 @@ def test_rope_turns_pairs_as_complex_numbers_turn():
     angle = positions[..., None, None] * 1000.0 ** (-2 * np.arange(4) / 8)
     turned = as_complex * np.exp(1j * angle)
     expected = np.concatenate([turned.real, turned.imag], axis=-1)
-    np.testing.assert_allclose(rotate(x, jnp.asarray(positions), 1000.0), expected, atol=2e-4)
+    np.testing.assert_allclose(rotate(x, create_rotation(jnp.asarray(positions), 300, 8, 1000.0)), expected, atol=2e-4)
 
 
 def test_rope_leaves_position_zero_and_sees_distances_only():
     query, key, _ = make_qkv((1, 1, 1, 8))
-    np.testing.assert_array_equal(rotate(query, jnp.zeros((1, 1), jnp.int32), 1e4), query)
+    np.testing.assert_array_equal(rotate(query, create_rotation(jnp.zeros((1, 1), jnp.int32), 1, 8, 1e4)), query)
 
     def score(at, other):
-        turned = [rotate(x, jnp.full((1, 1), p, jnp.int32), 1e4) for x, p in ((query, at), (key, other))]
+        at_each = [create_rotation(jnp.full((1, 1), p, jnp.int32), 200, 8, 1e4) for p in (at, other)]
+        turned = [rotate(x, rotation) for x, rotation in zip((query, key), at_each, strict=True)]
         return float((turned[0] * turned[1]).sum())
 
     assert abs(score(7, 3) - score(107, 103)) < 1e-4
