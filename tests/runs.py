@@ -74,18 +74,25 @@ def pretrain_args(data: Path, run: Path, *more: str) -> list[str]:
     ]
 
 
-def electra_jax(
-    *args: str | Path, stdin: bytes | None = None, check: bool = False, **environment: str
-) -> subprocess.CompletedProcess[bytes]:
-    """Runs the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
+def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Starts the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
     # What is computed is the same without the compiler's expensive passes, and is there in half the time.
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **environment}
-    done = subprocess.run(command, input=stdin or b"", capture_output=True, env=env, timeout=300, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
-    return done
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+
+
+def electra_jax(
+    *args: str | Path, stdin: bytes = b"", check: bool = False, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command to its end."""
+    process = start(*args, **environment)
+    output, errors = process.communicate(stdin, timeout=300)
+    if check and process.returncode:
+        raise AssertionError(f"electra-jax {' '.join(map(str, args))} ended with {process.returncode}: {errors!r}")
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def make_small_run(folder: Path, *more: str) -> SmallRun:

@@ -39,7 +39,7 @@ class Checkpoints:
     """The checkpoints of one run: written asynchronously, the last few and the best kept."""
 
     def __init__(self, folder: Path, keep_last: int = 2, best_metric: str | None = None, best_is_high: bool = True):
-        absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.set_verbosity(absl_logging.FATAL)
         self.folder = folder.absolute()
         self._saving: int | None = None
         policies: list[PreservationPolicy] = [LatestN(keep_last)]
@@ -178,7 +178,7 @@ def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[s
     Changes nothing in the folder, which may be a run's that is training at this moment.
     Raises UserError where there is no such checkpoint, MachineError where the one named, or every one, is damaged.
     """
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     saved = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
     faults = {}
     for number in reversed(saved if step is None else [n for n in saved if n == step]):
