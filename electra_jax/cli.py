@@ -51,7 +51,9 @@ def pretrain(args: list[str]) -> None:
     first.add_argument("--objective", choices=("electra", "mlm"))
     known, rest = first.parse_known_args(args)
     if known.config is None:
-        raise UserError("pretrain needs --config, a preset such as configs/small.py")
+        raise UserError(
+            "pretrain needs --config, a preset; with --config configs/small.py --help it lists the settings"
+        )
     config = load_preset(known.config)
     if known.objective is not None:
         config = with_objective(config, known.objective)

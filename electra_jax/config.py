@@ -239,6 +239,11 @@ class PretrainConfig(Settings):
             f"a batch of {self.train.batch_size} rows cannot be cut into {self.runtime.micro_batches} micro-batches",
         )
         self.require(
+            self.runtime.attention != "xla" or self.model.attention_probs_dropout_prob == 0,
+            f"attention xla has no dropout, but model.attention_probs_dropout_prob is "
+            f"{self.model.attention_probs_dropout_prob}: take runtime.attention einsum or auto, or dropout 0",
+        )
+        self.require(
             not self.optimizer.per_network or self.model.embedding_sharing in ("none", "gdes"),
             f"one optimizer per network needs embedding_sharing none or gdes, not {self.model.embedding_sharing!r}, "
             "because a shared parameter would belong to both",

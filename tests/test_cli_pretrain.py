@@ -1,0 +1,105 @@
+"""What a user may get wrong with `pretrain`: one clear sentence, the right exit code, nothing written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from runs import SmallRun, electra_jax, pretrain_args
+
+
+def assert_refused(args: list[str], words: str, workdir: Path, code: int = 2) -> None:
+    done = electra_jax(*args)
+    said = " ".join(done.stderr.decode().replace("│", " ").split())
+    assert done.returncode == code, said
+    assert words in said
+    assert "Traceback" not in said
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("optimizer.learning-rate", "-0.1", "learning_rate must be above 0, not -0.1"),
+        ("optimizer.learning-rate", "fast", "could not convert string to float"),
+        ("optimizer.lerning-rate", "0.1", "--optimizer.learning-rate"),
+        ("objective.mask-prob", "1.5", "mask_prob must be in (0, 1), not 1.5"),
+        ("model.num-attention-heads", "5", "hidden_size 32 cannot be divided among 5 attention heads"),
+        ("model.embedding-sharing", "all", "one optimizer per network needs embedding_sharing none or gdes"),
+        ("train.batch-size", "0", "batch_size must be at least 1"),
+        ("runtime.micro-batches", "3", "cannot be cut into 3 micro-batches"),
+        ("runtime.mesh.data", "3", "needs 3 devices, but there are 1"),
+        ("data.length", "64", "rows have 32 tokens, but data.length is 64"),
+        ("model.vocab-size", "30522", "--model.vocab-size 128"),
+    ],
+)
+def test_a_wrong_setting(small_run: SmallRun, tmp_path: Path, setting: str, value: str, words: str) -> None:
+    workdir = tmp_path / "run"
+    assert_refused(pretrain_args(small_run.data, workdir, f"--{setting}", value), words, workdir)
+
+
+def test_attention_that_cannot_drop_out(small_run: SmallRun, tmp_path: Path) -> None:
+    more = ("--runtime.attention", "xla", "--model.attention-probs-dropout-prob", "0.1")
+    args = pretrain_args(small_run.data, tmp_path / "run", *more)
+    assert_refused(args, "attention xla has no dropout", tmp_path / "run")
+
+
+def test_an_unknown_preset_names_the_known_ones(small_run: SmallRun, tmp_path: Path) -> None:
+    configs = Path(__file__).parents[1] / "configs"
+    args = ["pretrain", "--config", str(configs / "huge.py"), "--data", str(small_run.data)]
+    workdir = tmp_path / "run"
+    assert_refused([*args, "--workdir", str(workdir)], "base, large, small, small_plus_plus, tiny", workdir)
+
+
+def test_no_preset_and_no_command() -> None:
+    assert "needs --config" in electra_jax("pretrain").stderr.decode()
+    assert "there is no command 'train'" in electra_jax("train").stderr.decode()
+
+
+def test_no_data_set(small_run: SmallRun, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    assert_refused(pretrain_args(tmp_path / "nowhere", workdir), "is not a data set", workdir)
+    assert_refused(pretrain_args(small_run.run, workdir), "is not a data set", workdir)
+
+
+def test_a_workdir_that_holds_something_else_is_left_alone(small_run: SmallRun, tmp_path: Path) -> None:
+    workdir = tmp_path / "thesis"
+    workdir.mkdir()
+    (workdir / "chapter.txt").write_text("all of it")
+    done = electra_jax(*pretrain_args(small_run.data, workdir))
+    assert done.returncode == 2
+    assert "exists already" in done.stderr.decode()
+    assert [path.name for path in workdir.iterdir()] == ["chapter.txt"]
+
+
+def test_a_run_with_a_damaged_config(small_run: SmallRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run.run, run)
+    (run / "config.json").write_text('{"name": "tiny"')
+    done = electra_jax(*pretrain_args(small_run.data, run))
+    assert done.returncode == 2
+    assert "config.json cannot be read" in done.stderr.decode()
+
+
+def test_metrics_and_folder_are_as_described(small_run: SmallRun) -> None:
+    names = {path.name for path in small_run.run.iterdir()}
+    assert {
+        "config.json",
+        "data.json",
+        "tokenizer",
+        "checkpoints",
+        "metrics.jsonl",
+        "curves.png",
+        "tensorboard",
+    } <= names
+    lines = [json.loads(line) for line in (small_run.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
+    always = {"step", "tokens", "seconds", "train/loss", "train/mlm_loss", "train/mlm_accuracy", "train/rtd_loss"}
+    always |= {"tokens_per_second", "mfu"}
+    evaluated = {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_auc", "rtd_auc_unigram", "rtd_precision", "rtd_recall"}
+    evaluated = {f"eval/{name}" for name in evaluated | {"replaced_share"}}
+    for line in lines:
+        assert always <= line.keys()
+        assert (evaluated <= line.keys()) == (line["step"] % 10 == 0)
+    assert lines[-1]["tokens"] > lines[0]["tokens"] > 0
+    assert (small_run.run / "curves.png").read_bytes().startswith(b"\x89PNG")
