@@ -94,6 +94,9 @@ class Run:
                 self,
                 runtime.max_bad_steps,
             )
+        except BaseException:
+            self.checkpoints.abandon()
+            raise
         finally:
             self.progress.close()
             self.log.close()

@@ -5,9 +5,12 @@ each other one. One without a seal was interrupted; one whose files differ from 
 """
 
 import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +42,7 @@ class Checkpoints:
     """The checkpoints of one run: written asynchronously, the last few and the best kept."""
 
     def __init__(self, folder: Path, keep_last: int = 2, best_metric: str | None = None, best_is_high: bool = True):
-        absl_logging.set_verbosity(absl_logging.FATAL)
+        _quieten()
         self.folder = folder.absolute()
         self._saving: int | None = None
         policies: list[PreservationPolicy] = [LatestN(keep_last)]
@@ -89,6 +92,11 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(error) from error
         self._saving = None
+
+    def abandon(self) -> None:
+        """Lets a save under way end, however it ends: an error is already being told."""
+        with suppress(MachineError):
+            self.close()
 
     def close(self) -> None:
         """Waits and lets go of orbax's threads."""
@@ -178,7 +186,7 @@ def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[s
     Changes nothing in the folder, which may be a run's that is training at this moment.
     Raises UserError where there is no such checkpoint, MachineError where the one named, or every one, is damaged.
     """
-    absl_logging.set_verbosity(absl_logging.FATAL)
+    _quieten()
     saved = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
     faults = {}
     for number in reversed(saved if step is None else [n for n in saved if n == step]):
@@ -220,6 +228,22 @@ def _read(folder: Path, shapes: Any) -> Any:
             raise UserError(f"{folder} holds another model than config.json: {_first_line(error)}") from error
         except OSError as error:
             raise MachineError(f"{folder} cannot be read ({_first_line(error)}): try again") from None
+
+
+def _quieten() -> None:
+    """Leaves the telling of errors to us: orbax logs each one, and the writes that a failed save leaves behind print
+    "Event loop is closed" when they end, each with its traceback."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if getattr(sys.unraisablehook, "__module__", "") == __name__:
+        return
+    told = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            told(unraisable)
+
+    sys.unraisablehook = tell
 
 
 def _first_line(error: Exception) -> str:

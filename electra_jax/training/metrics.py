@@ -3,9 +3,11 @@
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from electra_jax.errors import MachineError
 from electra_jax.files import write_file
 
 
@@ -20,19 +22,27 @@ class MetricsLog:
         self._events = _open_events(run / "tensorboard", step) if tensorboard else None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes one line. NaN and infinity, which JSON does not have, become null."""
+        """Writes one line. NaN and infinity, which JSON does not have, become null.
+
+        Raises MachineError where the disk takes no more.
+        """
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
         }
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
-        if self._events is not None:
-            _write_events(self._events, clean)
+        try:
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
+            if self._events is not None:
+                _write_events(self._events, clean)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise MachineError(f"{self._file.name} cannot be written ({why}): make room and start again") from None
 
     def close(self) -> None:
-        """Flushes to the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Lets go of the files; every line is on its way to the disk already."""
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
