@@ -11,8 +11,8 @@ fi
 .venv/bin/electra-jax pretrain --config configs/tiny.py --data "$data" --workdir "$run" "$@"
 .venv/bin/electra-jax evaluate --run "$run" --data "$data" --table
 echo
-echo "A sentence with a planted wrong word: \"return\" became \"banana\"."
+echo "A sentence with a planted wrong word: \"return\" became \"number\"."
 .venv/bin/electra-jax detect --run "$run" \
-    "If the file does not exist, banana an empty list of the names of the files in the directory."
+    "If the file does not exist, number an empty list of the names of the files in the directory."
 echo
 echo "The curves are in $run/curves.png. Next: the five-minute tour in README.md."
