@@ -62,7 +62,9 @@ def pretrain(args: list[str]) -> None:
 
     from electra_jax.pretrain.curves import draw_curves
     from electra_jax.pretrain.run import pretrain as run
+    from electra_jax.training.host import tune_for_cpu
 
+    tune_for_cpu()
     run(parsed.settings, parsed.data, parsed.workdir, Console())
     draw_curves(parsed.workdir)
 

@@ -48,9 +48,11 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     from electra_jax.pretrain.run import plan_state
     from electra_jax.pretrain.step import make_train_step
     from electra_jax.training import sharding
+    from electra_jax.training.host import tune_for_cpu
     from electra_jax.training.optimizer import make_optimizer
     from electra_jax.training.throughput import peak_flops
 
+    tune_for_cpu()
     config = load_preset(ROOT / "configs" / f"{args.size}.py")
     config = dataclasses.replace(
         config,

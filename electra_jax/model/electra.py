@@ -79,7 +79,24 @@ class MlmHead(nn.Module):
         x = nn.Dense(c.embedding_size, dtype=dtype, kernel_init=matrix_init(c), name="dense")(hidden)
         x = layer_norm(c, "layer_norm")(gelu(x)).astype(dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (c.vocab_size,))
-        return jnp.dot(x, word.astype(dtype).T, preferred_element_type=jnp.float32) + bias
+        return add_bias(jnp.dot(x, word.astype(dtype).T, preferred_element_type=jnp.float32), bias)
+
+
+@jax.custom_vjp
+def add_bias(x: Float[Array, "m v"], bias: Float[Array, " v"]) -> Float[Array, "m v"]:
+    """x + bias, whose gradient sums the rows by a matrix product.
+
+    On a CPU, XLA's sum over the rows of a [300, 30522] array takes fifty times as long.
+    """
+    return x + bias
+
+
+def _add_bias_backward(_: None, grad: Float[Array, "m v"]) -> tuple[Float[Array, "m v"], Float[Array, " v"]]:
+    ones = jnp.ones((1, len(grad)), grad.dtype)
+    return grad, jnp.dot(ones, grad, precision=jax.lax.Precision.HIGHEST)[0]
+
+
+add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 
 class RtdHead(nn.Module):

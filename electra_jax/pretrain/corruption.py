@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from electra_jax.config import ObjectiveConfig, SpecialTokens, num_slots
 from electra_jax.model.inputs import Inputs, can_be_masked
 
+SAMPLING_BLOCK = 256  # tokens
+
 
 class RowKeys(NamedTuple):
     """One key a row for each use of randomness in a step."""
@@ -69,15 +71,34 @@ def choose_and_mask(inputs: Inputs, keys: RowKeys, objective: ObjectiveConfig, s
 def sample(logits: Float[Array, "b s v"], keys: Key[Array, " b"], objective: ObjectiveConfig) -> Int[Array, "b s"]:
     """Draws a token for each slot from softmax(logits / temperature), in float32, without a gradient.
 
-    In bfloat16 the largest noise values collide and the draws are badly biased, so the cast stands here.
+    In bfloat16 the largest noise values collide and the draws are badly biased, so the cast stands here. The draw is
+    made in two steps, a block of tokens by its log-sum-exp and then a token of the block: the same distribution as
+    noise over the whole vocabulary, for a hundredth of the random numbers.
     """
     logits = jax.lax.stop_gradient(logits).astype(jnp.float32) / objective.temperature
-    if objective.sampler == "gumbel":
-        noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
-        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
-    cumulative = jnp.cumsum(jnp.exp(logits - logits.max(axis=-1, keepdims=True)), axis=-1)
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, logits.shape[1:2]))(keys)
+    pad = [(0, 0), (0, 0), (0, -logits.shape[-1] % SAMPLING_BLOCK)]
+    blocks = jnp.pad(logits, pad, constant_values=-jnp.inf).reshape(*logits.shape[:2], -1, SAMPLING_BLOCK)
+    block_keys, token_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    draw = SAMPLERS[objective.sampler]
+    block = draw(jax.nn.logsumexp(blocks, axis=-1), block_keys)
+    within = jnp.take_along_axis(blocks, block[..., None, None], axis=2)[:, :, 0]
+    return block * SAMPLING_BLOCK + draw(within, token_keys)
+
+
+def gumbel_max(scores: Float[Array, "b s n"], keys: Key[Array, " b"]) -> Int[Array, "b s"]:
+    """Draws from softmax(scores): the largest score once Gumbel noise is added."""
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:], jnp.float32))(keys)
+    return jnp.argmax(scores + noise, axis=-1).astype(jnp.int32)
+
+
+def inverse_cdf(scores: Float[Array, "b s n"], keys: Key[Array, " b"]) -> Int[Array, "b s"]:
+    """Draws from softmax(scores) with one uniform number for each draw."""
+    cumulative = jnp.cumsum(jnp.exp(scores - scores.max(axis=-1, keepdims=True)), axis=-1)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, scores.shape[1:2]))(keys)
     return invert(cumulative, uniform)
+
+
+SAMPLERS = {"gumbel": gumbel_max, "inverse_cdf": inverse_cdf}
 
 
 def sample_unigram(cumulative: Float[Array, " v"], keys: Key[Array, " b"], size: int) -> Int[Array, "b s"]:

@@ -23,7 +23,7 @@ from tiny_models import (
 from electra_jax.config import generator_model, load_preset
 from electra_jax.model import attention, encoder
 from electra_jax.model.dropout import create_seeds
-from electra_jax.model.electra import Electra, create_model, create_params
+from electra_jax.model.electra import Electra, add_bias, create_model, create_params
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain.objectives import rtd_loss
 
@@ -142,7 +142,7 @@ def test_both_networks_equal_a_numpy_reference_on_each_packed_example(form):
 @pytest.mark.parametrize("kernel", ["einsum", "xla"])
 @FORMS
 def test_packed_examples_do_not_see_each_other(form, kernel):
-    config = make_config(model=form, runtime={"attention": kernel})
+    config = make_config(model=form | {"attention_probs_dropout_prob": 0.0}, runtime={"attention": kernel})
     params, model = make_params(config), create_model(config)
     inputs = as_inputs(make_rows(4))
     before = both_networks(model, params, inputs)
@@ -306,3 +306,12 @@ def test_a_fresh_discriminator_starts_at_the_prior(small):
         labels = jnp.asarray(np.random.default_rng(0).random(rtd.shape) < share)
         loss = rtd_loss(rtd, labels, inputs.attention_mask)
         assert abs(float(loss.sum / loss.weight) - np.log(2)) < 0.1
+
+
+def test_the_bias_s_own_gradient_is_the_one_of_a_plain_sum():
+    rng = np.random.default_rng(0)
+    x, bias, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((30, 50), (50,), (30, 50)))
+    plain = jax.grad(lambda x, b: (jnp.tanh(x + b) * weights).sum(), argnums=(0, 1))(x, bias)
+    own = jax.grad(lambda x, b: (jnp.tanh(add_bias(x, b)) * weights).sum(), argnums=(0, 1))(x, bias)
+    for a, b in zip(plain, own, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

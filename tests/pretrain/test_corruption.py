@@ -13,6 +13,7 @@ from tiny_models import FIRST_WORD, SPECIAL, make_example, make_keys, make_rows,
 from electra_jax.config import ObjectiveConfig, num_slots
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain.corruption import (
+    SAMPLING_BLOCK,
     choose_and_mask,
     create_row_keys,
     invert,
@@ -214,6 +215,20 @@ def test_draws_follow_the_softmax_of_a_large_vocabulary(sampler, dtype):
     observed = [counts[group].sum() for group in groups]
     assert stats.chisquare(observed, [draws * expected[group].sum() for group in groups]).pvalue > SURE
     assert stats.binomtest(int(counts[rare]), draws, expected[rare]).pvalue > SURE
+
+
+@pytest.mark.parametrize("sampler", ["gumbel", "inverse_cdf"])
+def test_draws_follow_the_softmax_across_the_blocks_they_are_made_in(sampler):
+    """Two whole blocks of even weight, one of them impossible in part, and a heavy piece of a third."""
+    size, draws = 2 * SAMPLING_BLOCK + 3, 2**15
+    logits = np.zeros(size)
+    logits[:SAMPLING_BLOCK:2] = -np.inf
+    logits[-3:] = np.log([100, 200, 300])
+    counts = draw(jnp.asarray(logits, jnp.float32), draws, dataclasses.replace(OBJECTIVE, sampler=sampler))
+    possible = np.isfinite(logits)
+    assert len(counts) == size
+    assert not counts[~possible].any()
+    assert stats.chisquare(counts[possible], draws * softmax(logits)[possible]).pvalue > SURE
 
 
 def test_slots_and_rows_draw_independently():
