@@ -284,13 +284,13 @@ class PrepareConfig(Settings):
 
 
 def generator_model(config: PretrainConfig) -> ModelConfig:
-    """The generator's own sizes: hidden = round(h · width), FFN = 4 · hidden, heads = hidden / 64 (at least 1)."""
+    """The generator's own sizes: hidden and FFN times the width, layers times the depth, heads = hidden / 64 or 1."""
     model, generator = config.model, config.generator
     hidden = max(1, round(model.hidden_size * generator.width_fraction))
     return dataclasses.replace(
         model,
         hidden_size=hidden,
-        intermediate_size=4 * hidden,
+        intermediate_size=max(1, round(model.intermediate_size * hidden / model.hidden_size)),
         num_hidden_layers=max(1, round(model.num_hidden_layers * generator.depth_fraction)),
         num_attention_heads=generator.num_attention_heads or max(1, hidden // 64),
     )

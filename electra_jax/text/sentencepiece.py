@@ -146,16 +146,16 @@ def _too_small(reason: str, size: int) -> UserError:
     if most := re.search(r"set it to a value <= (\d+)", reason):
         return UserError(
             f"the corpus is too small for a vocabulary of {size:,} pieces: it yields {int(most[1]):,}, so lower "
-            "vocab_size to that or add text"
+            "--vocab-size to that or add text"
         )
     if least := re.search(r"smaller than required_chars\D+\d+ vs (\d+)", reason):
         return UserError(
             f"a vocabulary of {size:,} pieces is too small for the corpus, whose characters alone are "
-            f"{int(least[1]):,}: raise vocab_size to twice that or more"
+            f"{int(least[1]):,}: raise --vocab-size to twice that or more"
         )
     return UserError(
         f"no tokenizer of {size:,} pieces can be trained on so little text ({reason.splitlines()[-1].strip()}): "
-        "add text, lower vocab_size, or name a tokenizer_file"
+        "add text, lower --vocab-size, or name a --tokenizer-file"
     )
 
 

@@ -145,7 +145,7 @@ def train(texts: Iterable[str], config: PrepareConfig) -> Tokenizer:
     if len(vocabulary) != config.vocab_size:
         raise UserError(
             f"the corpus is too small for a vocabulary of {config.vocab_size:,} pieces: it yields "
-            f"{len(vocabulary):,}, so lower vocab_size to that or add text"
+            f"{len(vocabulary):,}, so lower --vocab-size to that or add text"
         )
     return WordPieceTokenizer(vocabulary, lower, strip, "trained here")
 
