@@ -34,7 +34,7 @@ def get_config() -> PretrainConfig:
             convolution_width=3,
         ),
         generator=GeneratorConfig(width_fraction=1 / 4, depth_fraction=1 / 2, num_attention_heads=2),
-        objective=ObjectiveConfig(mask_prob=0.15),
+        objective=ObjectiveConfig(mask_prob=0.15, sampler="inverse_cdf"),
         data=DataConfig(length=64),
         optimizer=OptimizerConfig(
             name="muon",
@@ -44,8 +44,8 @@ def get_config() -> PretrainConfig:
             bias_correction=True,
             weight_decay=0.0,
             schedule="cosine",
-            warmup_steps=180,
+            warmup_steps=150,
             per_network=True,
         ),
-        train=TrainConfig(steps=3000, batch_size=16),
+        train=TrainConfig(steps=2500, batch_size=16),
     )

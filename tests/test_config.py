@@ -122,6 +122,12 @@ def test_the_mlm_twin_trains_one_network_of_full_size(name):
     assert with_objective(config, "electra") == config
 
 
+def test_the_mlm_twin_keeps_a_feed_forward_size_of_one_s_own():
+    config = make_config(model={"intermediate_size": 80})
+    assert generator_model(config).intermediate_size == 40
+    assert generator_model(with_objective(config, "mlm")) == config.model
+
+
 @pytest.mark.parametrize(
     ("length", "mask_prob", "slots"), [(128, 0.15, 19), (512, 0.15, 79), (512, 0.25, 130), (8, 0.01, 1)]
 )
