@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
@@ -232,9 +233,10 @@ def _read(folder: Path, shapes: Any) -> Any:
 
 def _quieten() -> None:
     """Leaves the telling of errors to us: orbax logs each one, and the writes that a failed save leaves behind print
-    "Event loop is closed" when they end, each with its traceback."""
+    "Event loop is closed" when they end, each with its traceback, or a warning where they had not begun."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", r"coroutine '.*write_fragment' was never awaited", RuntimeWarning)
     if getattr(sys.unraisablehook, "__module__", "") == __name__:
         return
     told = sys.unraisablehook
