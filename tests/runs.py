@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from tiny_models import quick_options
+
 VOCAB_SIZE, LENGTH, STEPS = 128, 32, 30
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEOPLE = "the chef|a young cook|my best friend|the old sailor|our teacher|a small child|the village doctor|her brother|"
@@ -78,7 +80,7 @@ def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     """Starts the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
     # What is computed is the same without the compiler's expensive passes, and is there in half the time.
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    quick = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)

@@ -118,11 +118,12 @@ def make_keys(rows: int, seed: int = 0) -> jax.Array:
 
 def quick_jit(function: Any, **options: Any) -> Any:
     """jit without LLVM's optimisation, which takes a fifth of the time to compile models of this size."""
-    return jax.jit(function, compiler_options=_quick_options(), **options)
+    return jax.jit(function, compiler_options=quick_options(), **options)
 
 
 @functools.cache
-def _quick_options() -> dict[str, Any]:
+def quick_options() -> dict[str, Any]:
+    """XLA's settings for a quick compilation, as far as this jaxlib has them."""
     known = {}
     for name, value in {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}.items():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # an option that this jaxlib does not have
