@@ -14,7 +14,7 @@ def tune_for_cpu() -> None:
     XLA's CPU client asks for a step's temporaries, .7 GB for `small`, anew in each step; glibc would give them back
     to the kernel and have them cleared page by page: 200,000 page faults and a seventh of the step. So freed memory
     is kept. Steps are dispatched from the calling thread because what other threads free cannot be kept this way.
-    Without glibc, and on other devices, nothing changes.
+    Without glibc only the dispatch changes; beside another device, only the host's own memory is kept.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
