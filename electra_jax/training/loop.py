@@ -74,18 +74,20 @@ def train(
             bad_steps = read(*before) if before else 0
             if stop or bad_steps >= max_bad_steps or hooks.due(step):
                 bad_steps, pending = max(bad_steps, read(*pending)), None
+            # Before an end of any kind, or this step's evaluation would be missing from the resumed run's metrics.
+            if hooks.due(step):
+                hooks.act(clock, state)
+                began = time.perf_counter() - clock.seconds
             if bad_steps >= max_bad_steps:
                 hooks.save(clock, state)
                 raise MachineError(
                     f"the gradient was NaN or infinite {bad_steps} steps in a row up to step {step}: the run stops "
-                    "with its last good parameters saved; lower optimizer.learning-rate, or look at the data"
+                    "with its last good parameters saved; look at the data, or begin a new workdir with a lower "
+                    "optimizer.learning-rate"
                 )
             if stop:
                 hooks.save(clock, state)
                 raise Interrupted(stop[0], step)
-            if hooks.due(step):
-                hooks.act(clock, state)
-                began = time.perf_counter() - clock.seconds
         if pending:
             read(*pending)
         hooks.save(clock, state)
