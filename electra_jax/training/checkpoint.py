@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ from electra_jax.files import sha256_of, write_json
 from electra_jax.training.state import TrainState
 
 SEAL = "seal.json"
-# Orbax notes the time of the rename in it.
-UNSEALED = {"_CHECKPOINT_METADATA"}
+# Left out of the seal: orbax writes the time of the rename into it later, and nothing is restored from it.
+UNSEALED = "_CHECKPOINT_METADATA"
 UNFINISHED = "it was never finished"
 
 
@@ -60,12 +61,16 @@ class Checkpoints:
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._open = lambda: ocp.CheckpointManager(self.folder, options=options)
-        self._manager = self._open()
+        self._options = options
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        # Opened once damaged checkpoints are set aside: orbax reads the metrics of each.
+        return ocp.CheckpointManager(self.folder, options=self._options)
 
     def steps(self) -> list[int]:
         """The steps saved, oldest first."""
-        return sorted(self._manager.all_steps(read=True))
+        return saved_steps(self.folder)
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Begins to write; returns once the state may be replaced. The step saved last is not saved again.
@@ -105,37 +110,33 @@ class Checkpoints:
         self._manager.close()
 
     def restore_newest(self, shapes: TrainState, report: Callable[[str], None]) -> Restored | None:
-        """The newest whole checkpoint, or None where there is none. A damaged one is reported and set aside.
+        """The newest whole checkpoint, or None where there is none. Damaged ones are reported and set aside.
+
+        To be called before anything is saved.
 
         `shapes` is a TrainState of ShapeDtypeStructs that carry shardings.
         Raises MachineError where checkpoints exist but all are damaged.
         """
-        found = self.steps()
-        damaged = 0
-        for step in reversed(found):
-            fault = self.fault(step)
-            if fault is None:
-                return self._restore(step, shapes)
-            self._set_aside(step, fault, report)
-            damaged += fault != UNFINISHED
-        if damaged:
+        faults = {step: find_fault(self.folder / str(step)) for step in self.steps()}
+        for step, fault in faults.items():
+            if fault is not None:
+                self._set_aside(step, fault, report)
+        whole = self.steps()
+        if whole:
+            return self._restore(whole[-1], shapes)
+        if set(faults.values()) - {UNFINISHED}:
             raise MachineError(
                 f"every checkpoint in {self.folder} is damaged (see {self._aside()}): start a new workdir, or remove "
                 "the run to begin it again"
             )
         return None
 
-    def fault(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, or None."""
-        return find_fault(self.folder / str(step))
-
     def _seal(self) -> None:
         """Called by orbax's thread when every file is written, just before the rename into place."""
         if self._saving is None or jax.process_index() != 0:
             return
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-            # orbax writes the time of the commit into its own description later; nothing is restored from it.
-            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "_CHECKPOINT_METADATA")
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != UNSEALED)
             write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
 
     def _restore(self, step: int, shapes: TrainState) -> Restored:
@@ -163,9 +164,7 @@ class Checkpoints:
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             os.rename(folder, target)
-            report(f"checkpoint {step} is damaged ({fault}); it is now in {target}, and the one before is used")
-        self._manager.close()
-        self._manager = self._open()
+            report(f"checkpoint {step} is damaged ({fault}); it is now in {target}, and no longer used")
 
     def _aside(self) -> Path:
         return self.folder.parent / "damaged"
@@ -188,7 +187,7 @@ def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[s
     Raises UserError where there is no such checkpoint, MachineError where the one named, or every one, is damaged.
     """
     _quieten()
-    saved = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    saved = saved_steps(folder)
     faults = {}
     for number in reversed(saved if step is None else [n for n in saved if n == step]):
         faults[number] = find_fault(folder / str(number))
@@ -203,6 +202,11 @@ def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[s
     if step is not None and saved:
         raise UserError(f"{folder} has no checkpoint of step {step}: choose among {', '.join(map(str, saved))}")
     raise UserError(f"{folder.parent} has no checkpoint yet: wait until the run has saved its first")
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps whose checkpoints a folder holds, whole or not, oldest first."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def find_fault(folder: Path) -> str | None:

@@ -122,6 +122,32 @@ def test_signal_saves_and_exits_cleanly(
     assert_same_end(run, undisturbed)
 
 
+# What the tests above leave out: Muon's state for two networks, dropout, Gumbel noise, parts of a batch.
+EVERYTHING = ("--optimizer.name", "muon", "--model.hidden-dropout-prob", "0.1", "--objective.sampler", "gumbel",
+              "--model.attention-probs-dropout-prob", "0.1", "--runtime.micro-batches", "2",
+              "--runtime.save-every", "20", "--train.steps", "60")  # fmt: skip
+# The paper's form: one optimizer over tied embeddings, without bias correction.
+PAPER = ("--model.position", "absolute", "--model.norm", "post", "--model.convolution-width", "0",
+         "--model.embedding-sharing", "all", "--optimizer.no-per-network", "--optimizer.no-bias-correction",
+         "--runtime.save-every", "20", "--train.steps", "60")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [EVERYTHING, PAPER], ids=["muon", "paper"])
+def test_a_kill_changes_nothing_under_other_settings(
+    settings: tuple[str, ...], data: Path, cache: dict[str, str], tmp_path: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    electra_jax(*pretrain_args(data, whole, *settings), check=True, **cache)
+    process = start(*pretrain_args(data, run, *settings), **cache)
+    wait_for_step(run, 30, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert read_metrics(run)[-1]["step"] < 60
+    electra_jax(*pretrain_args(data, run, *settings), check=True, **cache)
+    assert_same_end(run, whole)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     damage: str, data: Path, cache: dict[str, str], undisturbed: Path, tmp_path: Path
