@@ -38,7 +38,8 @@ class Meter:
     file: IO[bytes] | None = None
 
     def position(self) -> int:
-        return self.finished + (self.file.tell() if self.file is not None and not self.file.closed else 0)
+        at_work = self.file is not None and not self.file.closed and self.file.seekable()  # a pipe has no position
+        return self.finished + (self.file.tell() if self.file is not None and at_work else 0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def sources(spec: str, config: PrepareConfig) -> list[Source]:
         if not paths:
             raise UserError(
                 f"there is no file {spec}: name a text or JSONL file, a folder, a pattern, tfds:… or docstrings"
+            )
+    for once in paths:
+        if not once.is_file() and config.tokenizer_file is None:
+            raise UserError(
+                f"{once} can be read only once, and a tokenizer would be trained on it first: give --tokenizer-file, "
+                "or write the text to a file"
             )
     explicit = not path.is_dir()
     return [Source(str(p), _size(p), _file_reader(p, config, explicit)) for p in paths]
@@ -215,7 +222,7 @@ def _lines(path: Path, skip_bad: bool, skipped: Counter[str], meter: Meter) -> I
             raise
         _damaged(path, number, skip_bad, skipped, error)
     finally:
-        meter.finished += raw.tell()
+        meter.finished = meter.position()
         meter.file = None
         raw.close()
 

@@ -171,7 +171,7 @@ def open_data_set(folder: Path, verify: bool = True) -> DataSet:
     """
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a data set, for it has no {META}: make one with prepare") from None
     except (OSError, ValueError) as error:
         raise MachineError(f"{folder / META} cannot be read ({error}): {_REMAKE}") from None

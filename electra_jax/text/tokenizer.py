@@ -92,7 +92,7 @@ def open_tokenizer_file(path: Path, config: PrepareConfig) -> Tokenizer:
     try:
         if b"\0" in content[:4096]:
             raise ValueError("not text")
-        lines = content.decode("utf-8").splitlines()
+        lines = _lines(content)
     except ValueError:
         return SentencePieceTokenizer(content, str(path))
     if "[CLS]" not in lines and "[MASK]" not in lines and len(max(lines, default="", key=len)) > 256:
@@ -117,8 +117,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise MachineError(f"the tokenizer in {folder} is damaged: copy or make it again")
     if kind == "sentencepiece":
         return SentencePieceTokenizer(content, str(folder))
-    lines = content.decode("utf-8").splitlines()
+    lines = _lines(content)
     return WordPieceTokenizer(lines, settings["lower_case"], settings["strip_accents"], str(folder))
+
+
+def _lines(content: bytes) -> list[str]:
+    # Not splitlines(): a piece may be one of the other characters that it takes for the end of a line.
+    return [line.removesuffix("\r") for line in content.decode("utf-8").removesuffix("\n").split("\n")]
 
 
 def strips_accents(config: PrepareConfig) -> bool:

@@ -2,7 +2,9 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import random
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -150,6 +152,18 @@ def test_bad_lines_are_named_or_counted(case: str, tmp_path: Path) -> None:
     found = list(documents(str(path), settings(skip_bad=True), skipped))
     assert found[0] == "good"
     assert skipped == counted
+
+
+def test_a_pipe_is_read_once_only(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"pipe\.txt can be read only once"):
+        read(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("one\n\ntwo\n",))
+    writer.start()
+    found = list(documents(str(pipe), settings(tokenizer_file=tmp_path / "vocab.txt"), Counter()))
+    writer.join()
+    assert found == ["one", "two"]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
