@@ -57,8 +57,9 @@ class ModelConfig(Settings):
 
     def check(self) -> None:
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                     "intermediate_size", "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+                     "intermediate_size", "max_position_embeddings"):  # fmt: skip
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        self.require(self.type_vocab_size >= 2, f"type_vocab_size must be at least 2, not {self.type_vocab_size}")
         self.require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} attention heads",
@@ -80,7 +81,7 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(Settings):
-    """The generator's shape, as shares of the discriminator's (paper, section 3.2)."""
+    """The generator's shape, as shares of the discriminator's (paper, section 3.2); not read under `mlm`."""
 
     width_fraction: float
     depth_fraction: float = 1.0
@@ -105,9 +106,13 @@ class ObjectiveConfig(Settings):
     gen_weight: float = 1.0
     disc_weight: float = 50.0
     temperature: float = 1.0
-    # Both draw from the softmax: Gumbel noise over the vocabulary, or one uniform a slot through the inverse
-    # of the cumulative distribution (faster on a CPU, other draws).
+    # Both draw from the softmax: by Gumbel noise, or by the inverse of the cumulative distribution (other draws).
     sampler: Literal["gumbel", "inverse_cdf"] = "gumbel"
+
+    @property
+    def has_discriminator(self) -> bool:
+        """False where the generator is all there is."""
+        return self.name != "mlm"
 
     def check(self) -> None:
         self.require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), not {self.mask_prob}")
@@ -284,8 +289,13 @@ class PrepareConfig(Settings):
 
 
 def generator_model(config: PretrainConfig) -> ModelConfig:
-    """The generator's own sizes: hidden and FFN times the width, layers times the depth, heads = hidden / 64 or 1."""
+    """The generator's own sizes: hidden and FFN times the width, layers times the depth, heads = hidden / 64 or 1.
+
+    Where there is no discriminator, the one network has the model's size (BERT) and `generator` no say.
+    """
     model, generator = config.model, config.generator
+    if not config.objective.has_discriminator:
+        return model
     hidden = max(1, round(model.hidden_size * generator.width_fraction))
     return dataclasses.replace(
         model,
@@ -297,12 +307,8 @@ def generator_model(config: PretrainConfig) -> ModelConfig:
 
 
 def with_objective(config: PretrainConfig, name: Literal["electra", "mlm"]) -> PretrainConfig:
-    """The preset's twin under another objective. For `mlm` the one network trained has the full size (BERT)."""
-    generator = config.generator
-    if name == "mlm":
-        heads = config.model.num_attention_heads
-        generator = GeneratorConfig(width_fraction=1.0, num_attention_heads=heads)
-    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, name=name), generator=generator)
+    """The preset's twin under another objective."""
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, name=name))
 
 
 def num_slots(objective: ObjectiveConfig, length: int) -> int:

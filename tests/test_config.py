@@ -120,6 +120,9 @@ def test_the_mlm_twin_trains_one_network_of_full_size(name):
         rtd, mlm = h * h + h + h + 1, h * e + e + 2 * e + v
         assert counts["generator"] == COUNTS[name]["discriminator"] - rtd + mlm
     assert with_objective(config, "electra") == config
+    # A size given by hand is the network's, whatever the generator's would have been.
+    wider = dataclasses.replace(twin, model=dataclasses.replace(twin.model, num_attention_heads=1))
+    assert generator_model(wider) == wider.model
 
 
 def test_the_mlm_twin_keeps_a_feed_forward_size_of_one_s_own():

@@ -21,7 +21,8 @@ from electra_jax.config import (
     TrainConfig,
 )
 from electra_jax.model.electra import create_model, create_params
-from electra_jax.pretrain.step import TRAIN_METRICS, TrainStep, make_train_step
+from electra_jax.pretrain.objectives import OBJECTIVES
+from electra_jax.pretrain.step import TrainStep, make_train_step
 from electra_jax.training.optimizer import make_optimizer
 from electra_jax.training.state import TrainState, create_state
 
@@ -107,7 +108,7 @@ def _shapes(config: PretrainConfig) -> Any:
 def make_run(config: PretrainConfig, seed: int = 0, scale: float = 0.1) -> tuple[TrainState, TrainStep]:
     """A state at step 0 and its step function, not yet compiled."""
     tx = make_optimizer(config.optimizer, config.train.steps)
-    state = create_state(make_params(config, seed, scale), tx, TRAIN_METRICS[config.objective.name])
+    state = create_state(make_params(config, seed, scale), tx, OBJECTIVES[config.objective.name].train_metrics)
     return state, make_train_step(config, create_model(config), tx, SPECIAL)
 
 

@@ -124,7 +124,7 @@ def create_params(config: PretrainConfig, key: Key[Array, ""]) -> dict[str, dict
     """Fresh parameters: both networks for `electra`, the generator alone for `mlm`."""
     inputs = create_inputs(jnp.zeros((1, 8), jnp.int32), SpecialTokens(0, 1, 2, 3))
     slots = jnp.zeros((1, 1), jnp.int32)
-    method = Electra.mlm_logits if config.objective.name == "mlm" else Electra.every_network
+    method = Electra.every_network if config.objective.has_discriminator else Electra.mlm_logits
     return create_model(config).init(key, inputs, slots, method=method)["params"]
 
 

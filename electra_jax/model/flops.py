@@ -18,7 +18,7 @@ def train_step_flops(config: PretrainConfig) -> int:
     slots = rows * num_slots(config.objective, length)
     forward = encoder_flops(generator, rows, length)
     forward += slots * 2 * model.embedding_size * (generator.hidden_size + model.vocab_size)
-    if config.objective.name == "electra":
+    if config.objective.has_discriminator:
         forward += encoder_flops(model, rows, length)
         forward += rows * length * 2 * model.hidden_size * (model.hidden_size + 1)
     return 3 * forward

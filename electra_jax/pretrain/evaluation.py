@@ -23,7 +23,7 @@ EvalStep = Callable[[Params, Integer[Array, "b l"], Int[Array, " b"], Float[Arra
 
 def make_eval_step(config: PretrainConfig, model: Electra, special: SpecialTokens) -> EvalStep:
     """A pure function (params, ids, row numbers, running sum of the unigram distribution) → sums."""
-    objective = OBJECTIVES[config.objective.name]
+    compute = OBJECTIVES[config.objective.name].compute
 
     def eval_step(
         params: Params, ids: Integer[Array, "b l"], rows: Int[Array, " b"], unigram: Float[Array, " v"]
@@ -31,7 +31,7 @@ def make_eval_step(config: PretrainConfig, model: Electra, special: SpecialToken
         inputs = create_inputs(ids, special)
         row_key = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(EVAL_SEED), row))
         keys = create_row_keys(row_key(rows))
-        out = objective(model, params, inputs, keys, config, special, False)
+        out = compute(model, params, inputs, keys, config, special, False)
         used = out.masking.slot_mask
         spread = jnp.where(used, health.entropy(out.mlm_logits), 0.0).sum()
         sums: dict[str, Any] = {

@@ -35,7 +35,22 @@ class Outputs(NamedTuple):
     rtd_loss: Mean | None = None
 
 
-Objective = Callable[[Electra, Params, Inputs, RowKeys, PretrainConfig, SpecialTokens, bool], Outputs]
+class Weights(NamedTuple):
+    """The losses' denominators over a whole batch, known before any forward pass."""
+
+    mlm: Float[Array, ""]
+    rtd: Float[Array, ""]
+
+
+class Objective(NamedTuple):
+    """All that a run asks of its objective."""
+
+    compute: Callable[[Electra, Params, Inputs, RowKeys, PretrainConfig, SpecialTokens, bool], Outputs]
+    # The weights of `compute`'s losses; a test holds the one against the other.
+    count_weights: Callable[[Inputs, PretrainConfig, SpecialTokens], Weights]
+    train_metrics: tuple[str, ...]
+    # The held-out metric by which a run's best checkpoint is chosen, and whether high is good.
+    best: tuple[str, bool]
 
 
 def electra(
@@ -81,9 +96,6 @@ def mlm(
     )
 
 
-OBJECTIVES: dict[str, Objective] = {"electra": electra, "mlm": mlm}
-
-
 def mlm_loss(logits: Float[Array, "b s v"], labels: Int[Array, "b s"], slot_mask: Bool[Array, "b s"]) -> Mean:
     """Cross-entropy of the original tokens, over the used slots of the whole batch."""
     at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="fill")[..., 0]
@@ -98,14 +110,7 @@ def rtd_loss(logits: Float[Array, "b l"], is_replaced: Bool[Array, "b l"], mask:
     return Mean(jnp.where(mask, loss, 0.0).sum(), mask.sum(dtype=jnp.float32))
 
 
-class Weights(NamedTuple):
-    """The losses' denominators over a whole batch, before any forward pass."""
-
-    mlm: Float[Array, ""]
-    rtd: Float[Array, ""]
-
-
-def count_weights(inputs: Inputs, config: PretrainConfig, special: SpecialTokens) -> Weights:
+def count_slots_and_tokens(inputs: Inputs, config: PretrainConfig, special: SpecialTokens) -> Weights:
     """Masked slots and real tokens of a batch; at least one, so that an empty batch divides by no zero."""
     slots = count_slots(inputs, config.objective, special).sum(dtype=jnp.float32)
     tokens = inputs.attention_mask.sum(dtype=jnp.float32)
@@ -118,3 +123,20 @@ def total_loss(outputs: Outputs, weights: Weights, config: PretrainConfig) -> Fl
     if outputs.rtd_loss is not None:
         loss += config.objective.disc_weight * outputs.rtd_loss.sum / weights.rtd
     return loss
+
+
+OBJECTIVES = {
+    "electra": Objective(
+        electra,
+        count_slots_and_tokens,
+        train_metrics=("loss", "mlm_loss", "mlm_accuracy", "rtd_loss", "grad_norm"),
+        # Not the AUC against the run's own generator, which falls as the generator improves.
+        best=("rtd_auc_unigram", True),
+    ),
+    "mlm": Objective(
+        mlm,
+        count_slots_and_tokens,
+        train_metrics=("loss", "mlm_loss", "mlm_accuracy", "grad_norm"),
+        best=("mlm_loss", False),
+    ),
+}

@@ -131,10 +131,6 @@ class Pretrained:
     def special(self) -> SpecialTokens:
         return self.tokenizer.special
 
-    @property
-    def has_discriminator(self) -> bool:
-        return self.config.objective.name != "mlm"
-
     def detect(self, texts: Iterable[str]) -> list[Detection]:
         """The probability of each token of being replaced, by the discriminator.
 
@@ -298,7 +294,7 @@ class Pretrained:
         return (ids[first:last] for first, last in cut(ids, size, self.tokenizer.starts_word))
 
     def _require_discriminator(self, what: str) -> None:
-        if not self.has_discriminator:
+        if not self.config.objective.has_discriminator:
             raise UserError(
                 f"{what} asks a discriminator, and this run has none (objective mlm): take a run with objective electra"
             )

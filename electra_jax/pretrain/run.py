@@ -15,7 +15,8 @@ from electra_jax.model.electra import create_model, create_params
 from electra_jax.model.flops import train_step_flops
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
 from electra_jax.pretrain.folder import claim, keep_runtime
-from electra_jax.pretrain.step import TRAIN_METRICS, TrainStep, make_train_step
+from electra_jax.pretrain.objectives import OBJECTIVES
+from electra_jax.pretrain.step import TrainStep, make_train_step
 from electra_jax.text.loader import batches, fixed_batches
 from electra_jax.text.rows import DataSet, open_data_set
 from electra_jax.training import sharding
@@ -27,9 +28,6 @@ from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState, create_state
 from electra_jax.training.throughput import peak_flops
 from electra_jax.training.workdir import own
-
-# By which held-out metric a run's best checkpoint is chosen: (name, whether high is good).
-BEST = {"electra": ("rtd_auc", True), "mlm": ("mlm_loss", False)}
 
 
 def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainSt
 
     def fresh() -> TrainState:
         params = create_params(config, jax.random.key(config.train.seed))
-        return create_state(params, tx, TRAIN_METRICS[config.objective.name])
+        return create_state(params, tx, OBJECTIVES[config.objective.name].train_metrics)
 
     shapes = jax.eval_shape(fresh)
     places = sharding.state_shardings(shapes, mesh)
@@ -65,12 +63,12 @@ class Run:
 
     def __init__(self, config: PretrainConfig, data_set: DataSet, workdir: Path, mesh: Mesh, console: Console):
         self.config, self.data_set, self.workdir, self.mesh = config, data_set, workdir, mesh
-        metric, best_is_high = BEST[config.objective.name]
+        metric, best_is_high = OBJECTIVES[config.objective.name].best
         keep = config.runtime.keep_last
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep, metric, best_is_high)
         self.clock, state = self._start(console)
         self.state = state
-        self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard)
+        self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
         self.progress = ProgressLine(console, self.clock.step, config.train.steps)
         self.eval_step = jax.jit(make_eval_step(config, create_model(config), data_set.special))
         self.schedule = make_schedule(config.optimizer, config.train.steps)
@@ -140,7 +138,7 @@ class Run:
     def _save(self, clock: Clock, state: TrainState, metrics: dict[str, float]) -> None:
         meta = {"step": clock.step, "tokens": clock.tokens, "seconds": clock.seconds}
         finite = {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
-        metric = BEST[self.config.objective.name][0]
+        metric, _ = OBJECTIVES[self.config.objective.name].best
         self.checkpoints.save(clock.step, state, meta, finite if metric in finite else None)
 
     def _start(self, console: Console) -> tuple[Clock, TrainState]:
@@ -170,7 +168,7 @@ class Run:
         return (sharding.place_batch(batch, self.mesh) for batch in rows)
 
     def _eval_batches(self) -> Iterator[tuple[jax.Array, jax.Array]]:
-        size = self.config.train.batch_size
+        size = self.config.train.batch_size // self.config.runtime.micro_batches  # what is known to fit
         for index, ids in enumerate(fixed_batches(self.data_set.valid, size, self.config.runtime.eval_rows)):
             numbers = np.arange(index * size, (index + 1) * size, dtype=np.int32)
             yield sharding.place_batch((ids, numbers), self.mesh)
@@ -180,13 +178,15 @@ class Run:
         tokens, seconds, step = self.last
         passed = clock.seconds - seconds
         rate = (clock.step - step) * train_step_flops(self.config) / passed if passed > 0 else None
+        # An update that is skipped does not move the schedule.
+        updates = max(1, clock.step - int(out["skipped"]))
         train_metrics = {f"train/{k}": float(v[0] / v[1]) if v[1] else None for k, v in out["window"].items()}
         self.line = {
             "step": clock.step,
             "tokens": clock.tokens,
             "seconds": round(clock.seconds, 3),
             **train_metrics,
-            "train/learning_rate": self.config.optimizer.learning_rate * float(self.schedule(clock.step - 1)),
+            "train/learning_rate": self.config.optimizer.learning_rate * float(self.schedule(updates - 1)),
             "train/skipped_steps": int(out["skipped"]),
             **{f"eval/{k}": v for k, v in (metrics or {}).items()},
             "tokens_per_second": (clock.tokens - tokens) / passed if passed > 0 else None,

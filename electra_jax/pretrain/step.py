@@ -12,14 +12,10 @@ from electra_jax.config import PretrainConfig, SpecialTokens
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import Inputs, create_inputs
 from electra_jax.pretrain.corruption import create_row_keys
-from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, count_weights, total_loss
+from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, total_loss
 from electra_jax.training.state import TrainState, apply_gradients
 
 TrainStep = Callable[[TrainState, Integer[Array, "b l"]], tuple[TrainState, dict[str, Any]]]
-TRAIN_METRICS = {
-    "electra": ("loss", "mlm_loss", "mlm_accuracy", "rtd_loss", "grad_norm"),
-    "mlm": ("loss", "mlm_loss", "mlm_accuracy", "grad_norm"),
-}
 
 
 def make_train_step(
@@ -51,11 +47,11 @@ def accumulate_gradients(
 
     The denominators are the whole batch's and a row's draws its own, so the sum of the parts is the whole.
     """
-    weights = count_weights(inputs, config, special)
     objective = OBJECTIVES[config.objective.name]
+    weights = objective.count_weights(inputs, config, special)
 
     def loss_fn(params: Params, inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Array, Outputs]:
-        outputs = objective(model, params, inputs, create_row_keys(keys), config, special, True)
+        outputs = objective.compute(model, params, inputs, create_row_keys(keys), config, special, True)
         return total_loss(outputs, weights, config), outputs
 
     def one(inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Params, dict[str, Float[Array, "2"]]]:

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,14 @@ from electra_jax.files import write_file
 class MetricsLog:
     """Appends to RUN/metrics.jsonl and RUN/tensorboard. Each line is whole on disk before the next is begun."""
 
-    def __init__(self, run: Path, step: int, tensorboard: bool):
-        """Continues after `step`: later lines, and a half-written last one, are dropped."""
+    def __init__(self, run: Path, step: int, tensorboard: bool, report: Callable[[str], None] = print):
+        """Continues after `step`: later lines, and a half-written last one, are dropped.
+
+        Without tensorboardX the event files are left out, and that is reported.
+        """
+        if tensorboard and find_spec("tensorboardX") is None:
+            report("no TensorBoard files are written, because tensorboardX is not installed")
+            tensorboard = False
         path = run / "metrics.jsonl"
         write_file(path, "".join(json.dumps(line) + "\n" for line in read_metrics(run) if line["step"] <= step))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()

@@ -1,6 +1,7 @@
 """The progress line of a run: alive in a terminal, a plain line now and then elsewhere."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -14,8 +15,9 @@ class ProgressLine:
     """Shows the newest metrics of a run."""
 
     def __init__(self, console: Console, step: int, steps: int):
-        self._console, self._steps, self._start, self._step = console, steps, step, step
-        self._began = self._spoke = time.monotonic()
+        self._console, self._steps, self._step = console, steps, step
+        self._first: tuple[int, float] | None = None  # the first step shown, and when: compilation does not count
+        self._spoke = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -26,14 +28,17 @@ class ProgressLine:
     def show(self, line: dict[str, Any]) -> None:
         """Shows one line of metrics."""
         self._step = line["step"]
+        self._first = self._first or (self._step, time.monotonic())
         text = describe(line)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._step, description=text)
         elif time.monotonic() - self._spoke > QUIET_SECONDS:
             self._spoke = time.monotonic()
-            rate = (self._spoke - self._began) / max(self._step - self._start, 1)
-            left = time.strftime("%H:%M:%S", time.gmtime(rate * (self._steps - self._step)))
-            self._console.print(f"step {self._step:,}/{self._steps:,}  {text}  ETA {left}", highlight=False)
+            step, began = self._first
+            if self._step > step:
+                rate = (self._spoke - began) / (self._step - step)
+                text += f"  ETA {timedelta(seconds=round(rate * (self._steps - self._step)))}"
+            self._console.print(f"step {self._step:,}/{self._steps:,}  {text}", highlight=False)
 
     def say(self, sentence: str) -> None:
         """Prints a sentence above the line."""

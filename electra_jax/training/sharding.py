@@ -19,6 +19,9 @@ FSDP_MIN_SIZE = 2**14
 # Matrices cut along their columns or rows by the tensor axis (Megatron-LM, arXiv 1909.08053).
 TENSOR_COLUMNS = {"query", "key", "value", "intermediate"}
 TENSOR_ROWS = {"output"}
+TABLES = {"word_embeddings", "position_embeddings", "token_type_embeddings"}
+# All that a parameter of several axes may be called: none is left whole because nobody thought of it.
+KNOWN = TABLES | {"kernel", "bias", "scale", "taps"}
 
 
 def create_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
@@ -46,9 +49,14 @@ def create_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] |
 
 
 def partition_spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Where a leaf lies: tensor axis by name, fsdp on the largest axis it divides, else a copy on each device."""
+    """Where a leaf lies: tensor axis by name, fsdp on the largest axis it divides, else a copy on each device.
+
+    Raises KeyError for a leaf of several axes that no table names.
+    """
     spec: list[str | None] = [None] * len(shape)
     names = {str(getattr(entry, "key", "")) for entry in path}
+    if len(shape) > 1 and not names & KNOWN:
+        raise KeyError(f"where does {jax.tree_util.keystr(path)} lie? Name it in training/sharding.py")
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
     if tensor > 1 and "kernel" in names:
         axis = len(shape) - 1 if names & TENSOR_COLUMNS else len(shape) - 2 if names & TENSOR_ROWS else None
@@ -57,8 +65,7 @@ def partition_spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> P:
     if fsdp > 1 and np.prod(shape) >= FSDP_MIN_SIZE:
         # Cutting a table's feature axis makes XLA rematerialise it whole; its vocabulary axis is the larger one,
         # but where that does not divide, the table stays whole.
-        is_table = any(name.endswith("embeddings") for name in names) and "kernel" not in names
-        axes = [0] if is_table else sorted(range(len(shape)), key=lambda axis: -shape[axis])
+        axes = [0] if names & TABLES else sorted(range(len(shape)), key=lambda axis: -shape[axis])
         free = [axis for axis in axes if spec[axis] is None and shape[axis] % fsdp == 0]
         if free:
             spec[free[0]] = "fsdp"

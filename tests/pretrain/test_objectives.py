@@ -19,13 +19,13 @@ from electra_jax.model.electra import create_model
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain import objectives
 from electra_jax.pretrain.corruption import create_row_keys
-from electra_jax.pretrain.objectives import Mean, count_weights, mlm_loss, rtd_loss, total_loss
+from electra_jax.pretrain.objectives import OBJECTIVES, Mean, mlm_loss, rtd_loss, total_loss
 
 
 def run(config, params, ids, seed=0, train=True):
     inputs, keys = create_inputs(jnp.asarray(ids), SPECIAL), create_row_keys(make_keys(len(ids), seed))
-    objective = objectives.OBJECTIVES[config.objective.name]
-    return inputs, objective(create_model(config), params, inputs, keys, config, SPECIAL, train)
+    compute = OBJECTIVES[config.objective.name].compute
+    return inputs, compute(create_model(config), params, inputs, keys, config, SPECIAL, train)
 
 
 def test_mlm_loss_is_the_cross_entropy_of_the_used_slots():
@@ -62,17 +62,32 @@ def test_a_label_outside_the_vocabulary_is_nan():
     assert np.isnan(loss.sum)
 
 
+def count_weights(inputs, config):
+    return OBJECTIVES[config.objective.name].count_weights(inputs, config, SPECIAL)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_s_losses_have_the_weights_it_says(name):
+    config, ids = make_config(objective={"name": name}), make_rows(1)
+    ids[2] = 0
+    inputs, outputs = quick_jit(lambda params: run(config, params, ids))(make_params(config))
+    weights = count_weights(inputs, config)
+    assert weights.mlm == outputs.mlm_loss.weight > 0
+    assert outputs.rtd_loss is None or weights.rtd == outputs.rtd_loss.weight > 0
+    assert OBJECTIVES[name].best[0] in (config.objective.has_discriminator and "rtd_auc_unigram", "mlm_loss")
+
+
 def test_denominators_are_known_before_the_forward_pass_and_count_the_structure_too():
     config, ids = make_config(), make_rows(0)
     ids[3] = 0
     outputs = quick_jit(lambda params: run(config, params, ids)[1])(make_params(config))
-    weights = count_weights(create_inputs(jnp.asarray(ids), SPECIAL), config, SPECIAL)
+    weights = count_weights(create_inputs(jnp.asarray(ids), SPECIAL), config)
     slots = [max(1, min(4, round(0.15 * int(n)))) if n else 0 for n in (ids > 0).sum(axis=1)]
     assert weights.mlm == outputs.mlm_loss.weight == outputs.mlm_accuracy.weight == sum(slots)
     assert weights.rtd == outputs.rtd_loss.weight == (ids != SPECIAL.pad).sum()
     expected = outputs.mlm_loss.sum / sum(slots) + 50.0 * outputs.rtd_loss.sum / (ids != 0).sum()
     np.testing.assert_allclose(total_loss(outputs, weights, config), expected, rtol=1e-6)
-    empty = count_weights(create_inputs(jnp.zeros((2, 8), jnp.int32), SPECIAL), config, SPECIAL)
+    empty = count_weights(create_inputs(jnp.zeros((2, 8), jnp.int32), SPECIAL), config)
     assert (empty.mlm, empty.rtd) == (1, 1)
 
 
@@ -98,7 +113,7 @@ def test_mlm_has_no_discriminator():
     assert params.keys() == {"embeddings", "generator_encoder", "generator_predictions"}
     _, outputs = quick_jit(lambda params: run(config, params, make_rows(0)))(params)
     assert outputs.rtd_loss is None
-    weights = count_weights(create_inputs(jnp.asarray(make_rows(0)), SPECIAL), config, SPECIAL)
+    weights = count_weights(create_inputs(jnp.asarray(make_rows(0)), SPECIAL), config)
     np.testing.assert_allclose(total_loss(outputs, weights, config), outputs.mlm_loss.sum / outputs.mlm_loss.weight)
 
 
@@ -168,6 +183,6 @@ def test_weights_scale_the_losses():
     config = make_config(objective={"gen_weight": 3.0, "disc_weight": 7.0})
     mean = Mean(jnp.asarray(10.0), jnp.asarray(2.0))
     outputs = objectives.Outputs(None, None, mean, mean, rtd_loss=mean)
-    weights = count_weights(inputs, config, SPECIAL)
+    weights = count_weights(inputs, config)
     expected = 3.0 * 10.0 / weights.mlm + 7.0 * 10.0 / weights.rtd
     np.testing.assert_allclose(total_loss(outputs, weights, config), expected, rtol=1e-6)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from electra_jax.config import MeshConfig, load_preset, with_objective
 from electra_jax.errors import UserError
 from electra_jax.model.electra import create_params
-from electra_jax.pretrain.step import TRAIN_METRICS
+from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.training.optimizer import make_optimizer
 from electra_jax.training.sharding import FSDP_MIN_SIZE, create_mesh, place_batch, state_shardings
 from electra_jax.training.state import create_state
@@ -21,12 +21,20 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 def shapes_of(config):
     tx = make_optimizer(config.optimizer, config.train.steps)
-    create = partial(create_state, tx=tx, metrics=TRAIN_METRICS[config.objective.name])
+    create = partial(create_state, tx=tx, metrics=OBJECTIVES[config.objective.name].train_metrics)
     return jax.eval_shape(lambda: create(create_params(config, jax.random.key(0))))
 
 
 def names_of(path):
     return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def test_a_matrix_that_no_table_names_is_refused():
+    mesh = create_mesh(MeshConfig(), 8)
+    with pytest.raises(KeyError, match=r"\['router'\]\['experts'\]"):
+        state_shardings({"router": {"experts": jnp.zeros((4, 8))}}, mesh)
+    places = state_shardings({"router": {"kernel": jnp.zeros((4, 8))}, "counts": jnp.zeros(4)}, mesh)
+    assert all(place.is_fully_replicated for place in jax.tree.leaves(places))
 
 
 @pytest.mark.parametrize("objective", ["electra", "mlm"])
