@@ -66,7 +66,10 @@ def pretrain(args: list[str]) -> None:
 
     tune_for_cpu()
     run(parsed.settings, parsed.data, parsed.workdir, Console())
-    draw_curves(parsed.workdir)
+    try:
+        draw_curves(parsed.workdir)
+    except ImportError as error:
+        print(f"electra-jax: no curves.png is drawn, because {error.name} is not installed", file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,14 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _say(f"no space left on the disk for{where or ' the output'}: make room and start again", 1)
         return _say(f"cannot use{where}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        # What jax says of the device; a bug of ours keeps its traceback.
+        first = str(error).partition("\n")[0]
+        if type(error).__name__ == "JaxRuntimeError" and first.startswith("RESOURCE_EXHAUSTED"):
+            return _say(f"the device's memory is too small ({first}): raise runtime.micro-batches", 1)
+        if first.startswith("Unable to initialize backend"):
+            return _say(f"jax finds no such device ({first}): mend JAX_PLATFORMS or jax's installation", 1)
+        raise
     return 0
 
 

@@ -4,8 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from runs import SmallRun, electra_jax, pretrain_args
+
+from electra_jax import cli
 
 
 def assert_refused(args: list[str], words: str, workdir: Path, code: int = 2) -> None:
@@ -26,6 +29,7 @@ def assert_refused(args: list[str], words: str, workdir: Path, code: int = 2) ->
         ("objective.mask-prob", "1.5", "mask_prob must be in (0, 1), not 1.5"),
         ("model.num-attention-heads", "5", "hidden_size 32 cannot be divided among 5 attention heads"),
         ("model.embedding-sharing", "all", "one optimizer per network needs embedding_sharing none or gdes"),
+        ("model.type-vocab-size", "1", "type_vocab_size must be at least 2, not 1"),
         ("train.batch-size", "0", "batch_size must be at least 1"),
         ("runtime.micro-batches", "3", "cannot be cut into 3 micro-batches"),
         ("runtime.mesh.data", "3", "needs 3 devices, but there are 1"),
@@ -60,6 +64,23 @@ def test_no_data_set(small_run: SmallRun, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     assert_refused(pretrain_args(tmp_path / "nowhere", workdir), "is not a data set", workdir)
     assert_refused(pretrain_args(small_run.run, workdir), "is not a data set", workdir)
+    assert_refused(pretrain_args(small_run.corpus, workdir), "is not a data set", workdir)
+
+
+def test_no_such_device(small_run: SmallRun, tmp_path: Path) -> None:
+    done = electra_jax(*pretrain_args(small_run.data, tmp_path / "run"), JAX_PLATFORMS="nothing")
+    assert done.returncode == 1
+    assert "jax finds no such device" in done.stderr.decode()
+    assert len(done.stderr.decode().strip().splitlines()) == 1
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    # The device's own words, on a machine of any size.
+    monkeypatch.setitem(cli.COMMANDS, "fill", lambda args: jnp.zeros(2**46).block_until_ready())
+    assert cli.main(["fill"]) == 1
+    said = capfd.readouterr().err
+    assert "raise runtime.micro-batches" in said
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_a_workdir_that_holds_something_else_is_left_alone(small_run: SmallRun, tmp_path: Path) -> None:
@@ -79,6 +100,17 @@ def test_a_run_with_a_damaged_config(small_run: SmallRun, tmp_path: Path) -> Non
     done = electra_jax(*pretrain_args(small_run.data, run))
     assert done.returncode == 2
     assert "config.json cannot be read" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("content", ['{"fingerprint"', "[]", "{}"])
+def test_a_run_with_a_damaged_description_of_its_data(small_run: SmallRun, tmp_path: Path, content: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run.run, run)
+    (run / "data.json").write_text(content)
+    done = electra_jax(*pretrain_args(small_run.data, run))
+    assert done.returncode == 2
+    assert "data.json cannot be read" in done.stderr.decode()
+    assert len(done.stderr.decode().strip().splitlines()) == 1
 
 
 def test_metrics_and_folder_are_as_described(small_run: SmallRun) -> None:

@@ -45,7 +45,11 @@ def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
         raise UserError(
             f"{workdir} was begun with other settings ({'; '.join(changed)}): set them back, or choose a new workdir"
         )
-    if json.loads((workdir / "data.json").read_text(encoding="utf-8"))["fingerprint"] != data_set.fingerprint:
+    try:
+        begun_on = json.loads((workdir / "data.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{workdir / 'data.json'} cannot be read ({error}): choose a new workdir") from None
+    if begun_on != data_set.fingerprint:
         raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
 
 
