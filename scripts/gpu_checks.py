@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,24 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(title: str, command: list[str], seconds: float, stop: float | None = None) -> dict[str, Any]:
-    """Runs a command to its end, or sends SIGTERM after `stop` seconds; keeps the end of what it printed."""
+def run(title: str, command: list[str], seconds: float, stop: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Runs a command to its end, or sends SIGTERM once `stop()` says so; keeps the end of what it printed."""
     print(f"== {title}", flush=True)
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    try:
-        output, _ = process.communicate(timeout=stop or seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM if stop else signal.SIGKILL)
-        output, _ = process.communicate()
-    expected = (0, 128 + signal.SIGTERM) if stop else (0,)
+    began, signalled = time.monotonic(), False
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
+        while process.poll() is None:
+            if stop is not None and not signalled and stop():
+                process.send_signal(signal.SIGTERM)
+                signalled = True
+            if time.monotonic() - began > seconds:
+                process.kill()
+            time.sleep(0.2)
+        said.seek(0)
+        output = said.read()
     tail = "\n".join(output.strip().splitlines()[-12:])
     print(tail, flush=True)
-    passed = process.returncode in expected
+    passed = process.returncode == (128 + signal.SIGTERM if signalled else 0)
     return {"title": title, "passed": passed, "seconds": round(time.monotonic() - began, 1), "output": tail}
 
 
@@ -57,10 +62,9 @@ def device() -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def tests(dry: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    # The hook that enforces shapes needs beartype, and the other tests need hypothesis; these need neither.
-    return run("tests marked gpu", [*command, "tests/test_gpu.py"], 900)
+def tests() -> dict[str, Any]:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]
+    return run("tests marked gpu", command, 900)
 
 
 def benchmarks(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -84,27 +88,36 @@ def benchmarks(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def training(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Five minutes of `small` on real text, stopped by SIGTERM, resumed for a moment, evaluated."""
     cli = [sys.executable, "-c", "from electra_jax.cli import entry; entry()"]
-    data, workdir = (args.parts / "data") if args.parts else folder / "none", folder / "run"
-    results = []
-    more = ["--runtime.dtype=bfloat16", "--runtime.eval-every=2000", "--runtime.save-every=2000"]
-    more += ["--train.steps=40000", "--optimizer.warmup-steps=2000"]
-    if not (data / "meta.json").is_file():
-        if not args.dry:
-            return [{"title": "training", "passed": False, "seconds": 0, "output": f"no data set at {data}"}]
-        data = folder / "data"
-        text = folder / "text.txt"
+    workdir, results = folder / "run", []
+    if args.dry:
+        data, text = folder / "data", folder / "text.txt"
         text.write_text(
             "\n\n".join(f"the chef number {n} ate meal {n * 7 % 90} at table {n % 11}." for n in range(900))
         )
         prepare = ["prepare", "--corpus", str(text), "--out", str(data), "--length=16", "--vocab-size=64"]
         results.append(run("prepare", [*cli, *prepare, "--valid-share=0.1", "--workers=1"], 300))
-    if args.dry:
         more = [*TOY, "--data.length=16", "--model.vocab-size=64", "--runtime.eval-every=1000", "--train.steps=200000"]
+    else:
+        data = (args.parts or folder) / "data"
+        if not (data / "meta.json").is_file():
+            return [{"title": "training", "passed": False, "seconds": 0, "output": f"no data set at {data}"}]
+        more = ["--runtime.dtype=bfloat16", "--runtime.eval-every=2000", "--runtime.save-every=2000"]
+        more += ["--train.steps=40000", "--optimizer.warmup-steps=2000"]
     command = [*cli, "pretrain", "--config", "configs/small.py", "--data", str(data), "--workdir", str(workdir), *more]
-    results.append(run("small on real text", command, 600, stop=25 if args.dry else 300))
+    trained = 0 if args.dry else 300  # seconds
+
+    def last() -> dict[str, Any]:
+        path = workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return json.loads(lines[-1]) if lines and lines[-1].endswith("\n") else {"step": 0, "seconds": 0}
+
+    results.append(run("small on real text", command, 900, lambda: last()["step"] > 0 and last()["seconds"] >= trained))
+    stopped_at = last()["step"]
+    resumed = run("resumed", command, 300, lambda: last()["step"] > stopped_at)
+    resumed["passed"] = resumed["passed"] and "resuming" in resumed["output"]
+    results.append(resumed)
     results.append(run("evaluate", [*cli, "evaluate", "--run", str(workdir), "--data", str(data)], 300))
-    lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").is_file() else []
-    results[-1]["figures"] = json.loads(lines[-1]) if lines else None
+    results[-1]["figures"] = last()
     return results
 
 
@@ -129,10 +142,17 @@ def main() -> int:
     args = parse()
     if args.dry:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["ELECTRA_JAX_GPU_CHECKS"] = "1"
+    where = device()
+    if where["platform"] == "cpu" and not args.dry:
+        print(
+            "gpu_checks: jax sees no accelerator here; --dry runs everything on the CPU at toy sizes", file=sys.stderr
+        )
+        return 2
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checks = [tests(args.dry), *benchmarks(args, folder), *training(args, folder)]
-    results = {"device": device(), "date": time.strftime("%Y-%m-%d"), "dry": args.dry, "checks": checks}
+        checks = [tests(), *benchmarks(args, folder), *training(args, folder)]
+    results = {"device": where, "date": time.strftime("%Y-%m-%d"), "dry": args.dry, "checks": checks}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (args.out / "results.md").write_text(page(results))

@@ -1,19 +1,19 @@
 """What every test runs under: shapes enforced, four CPU devices, no accelerator unless the test is marked `gpu`."""
 
 import os
-import sys
 
 # The GPU checks choose their platform themselves; everything else is exact arithmetic on the CPU.
-if "gpu" not in " ".join(sys.argv):
+# On their machine beartype may be missing, too.
+if "ELECTRA_JAX_GPU_CHECKS" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
-from jaxtyping import install_import_hook
+    from jaxtyping import install_import_hook
 
-# Not over config.py: settings check their own types, and the tests want to see them do it.
-ROOMS = ("model", "text", "training", "pretrain")
-install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
+    # Not over config.py: settings check their own types, and the tests want to see them do it.
+    ROOMS = ("model", "text", "training", "pretrain")
+    install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
 
