@@ -10,6 +10,7 @@ from electra_jax.config import (
     ObjectiveConfig,
     OptimizerConfig,
     PretrainConfig,
+    RuntimeConfig,
     TrainConfig,
 )
 
@@ -33,8 +34,8 @@ def get_config() -> PretrainConfig:
             norm="pre",
             convolution_width=3,
         ),
-        generator=GeneratorConfig(width_fraction=1 / 4, depth_fraction=1 / 2, num_attention_heads=2),
-        objective=ObjectiveConfig(mask_prob=0.15, sampler="inverse_cdf"),
+        generator=GeneratorConfig(width_fraction=1 / 4, depth_fraction=1 / 4, num_attention_heads=2),
+        objective=ObjectiveConfig(mask_prob=0.15),
         data=DataConfig(length=64),
         optimizer=OptimizerConfig(
             name="muon",
@@ -44,8 +45,9 @@ def get_config() -> PretrainConfig:
             bias_correction=True,
             weight_decay=0.0,
             schedule="cosine",
-            warmup_steps=150,
+            warmup_steps=54,
             per_network=True,
         ),
-        train=TrainConfig(steps=2500, batch_size=16),
+        train=TrainConfig(steps=900, batch_size=64),
+        runtime=RuntimeConfig(eval_every=100, save_every=100),
     )

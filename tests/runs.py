@@ -61,6 +61,7 @@ def pretrain_args(data: Path, run: Path, *more: str) -> list[str]:
         "data.length": LENGTH,
         "optimizer.warmup-steps": 3,
         "optimizer.name": "adam",
+        "train.batch-size": 16,
         "train.steps": STEPS,
         "runtime.log-every": 5,
         "runtime.eval-every": 10,
