@@ -30,6 +30,7 @@ class Outputs(NamedTuple):
     mlm_logits: Float[Array, "b s v"]
     mlm_loss: Mean
     mlm_accuracy: Mean
+    corrupted: Int[Array, "b l"] | None = None
     rtd_logits: Float[Array, "b l"] | None = None
     is_replaced: Bool[Array, "b l"] | None = None
     rtd_loss: Mean | None = None
@@ -69,7 +70,7 @@ def electra(
     seeds = create_seeds(keys.discriminator_dropout) if train else None
     logits: Array = model.apply({"params": params}, corrupted, seeds, method=Electra.rtd_logits)  # type: ignore[assignment]
     loss = rtd_loss(logits, is_replaced, inputs.attention_mask)
-    return outputs._replace(rtd_logits=logits, is_replaced=is_replaced, rtd_loss=loss)
+    return outputs._replace(corrupted=corrupted.ids, rtd_logits=logits, is_replaced=is_replaced, rtd_loss=loss)
 
 
 def mlm(

@@ -18,9 +18,9 @@ from electra_jax.config import PretrainConfig, SpecialTokens, read_config
 from electra_jax.errors import UserError
 from electra_jax.model.electra import Electra, create_model, create_params
 from electra_jax.model.inputs import create_inputs
-from electra_jax.pretrain.corruption import create_row_keys, replace, sample
+from electra_jax.pretrain.corruption import create_row_keys
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
-from electra_jax.pretrain.objectives import Params, electra
+from electra_jax.pretrain.objectives import OBJECTIVES, Params
 from electra_jax.pretrain.windows import cut, rows_of
 from electra_jax.text.loader import fixed_batches
 from electra_jax.text.rows import DataSet
@@ -347,14 +347,13 @@ def _corrupt(
     """(what is written, whether it was chosen, the probability of being replaced) of each token."""
     inputs = create_inputs(ids, special)
     keys = create_row_keys(jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_numbers))
-    outputs = electra(create_model(config), params, inputs, keys, config, special, False)
-    # The same key draws the same tokens again, and the compiler computes them once.
-    drawn = sample(outputs.mlm_logits, keys.sample, config.objective)
-    written = replace(inputs, outputs.masking, drawn)[0].ids
+    compute = OBJECTIVES[config.objective.name].compute
+    outputs = compute(create_model(config), params, inputs, keys, config, special, False)
     rows = jnp.arange(len(ids))[:, None]
     masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
+    assert outputs.corrupted is not None
     assert outputs.rtd_logits is not None
-    return written, masked, jax.nn.sigmoid(outputs.rtd_logits)
+    return outputs.corrupted, masked, jax.nn.sigmoid(outputs.rtd_logits)
 
 
 @_jit
