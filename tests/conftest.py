@@ -1,6 +1,7 @@
 """What every test runs under: shapes enforced, four CPU devices, no accelerator unless the test is marked `gpu`."""
 
 import os
+import signal
 
 # The GPU checks choose their platform themselves; everything else is exact arithmetic on the CPU.
 # On their machine beartype may be missing, too.
@@ -16,6 +17,9 @@ if "ELECTRA_JAX_GPU_CHECKS" not in os.environ:
 import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
+
+# A shell's background job is born deaf to Ctrl-C, and so would be every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 from runs import SmallRun, make_small_run  # noqa: E402
