@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets up and runs everything that is checked: lint, format, types, tests. Arguments go to pytest.
+# Sets up and runs everything that is checked: lint, format, types, tests, two files of tests at a time.
+# Arguments go to pytest.
 . "$(dirname "$0")/setup.sh"
 setup dev
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
