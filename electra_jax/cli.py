@@ -184,7 +184,8 @@ def main(argv: list[str] | None = None) -> int:
         # What jax says of the device; a bug of ours keeps its traceback.
         first = str(error).partition("\n")[0]
         if type(error).__name__ == "JaxRuntimeError" and first.startswith("RESOURCE_EXHAUSTED"):
-            return _say(f"the device's memory is too small ({first}): raise runtime.micro-batches", 1)
+            advice = "raise runtime.micro-batches, or set JAX_PLATFORMS=cpu where another process holds the accelerator"
+            return _say(f"the device's memory is too small ({first}): {advice}", 1)
         if first.startswith("Unable to initialize backend"):
             return _say(f"jax finds no such device ({first}): mend JAX_PLATFORMS or jax's installation", 1)
         raise

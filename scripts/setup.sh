@@ -20,15 +20,15 @@ find_python() {
 setup() {
     local extras=$1 python stamp wanted
     stamp=".venv/.installed${extras:+-$extras}"
-    # Without pip it was broken off while it was made.
-    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    if [ ! -x .venv/bin/python ]; then
         python=$(find_python)
         echo "setup: creating .venv with $("$python" --version)"
-        # Some systems pack ensurepip, which venv takes pip from, apart from Python; any pip can stand in.
-        "$python" -m venv --clear .venv >/dev/null 2>&1 || {
-            "$python" -m venv --clear --without-pip .venv
-            "$python" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check pip
-        }
+        # Some systems pack ensurepip, which venv takes pip from, apart from Python.
+        "$python" -m venv .venv >/dev/null 2>&1 || "$python" -m venv --without-pip .venv
+    fi
+    # Made without pip, by another tool, or broken off: any other pip can put one there, and what is there stays.
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        "$(find_python)" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check pip
     fi
     wanted=$(cat pyproject.toml constraints.txt | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up and runs everything that is checked: lint, format, types, tests, two files of tests at a time.
-# Arguments go to pytest.
+# Arguments go to pytest; -n 0 runs one at a time, as --pdb needs it.
 . "$(dirname "$0")/setup.sh"
 setup dev
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}

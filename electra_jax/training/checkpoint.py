@@ -157,14 +157,11 @@ class Checkpoints:
 
     def _set_aside(self, step: int, fault: str, report: Callable[[str], None]) -> None:
         folder = self.folder / str(step)
-        if fault == UNFINISHED:
-            shutil.rmtree(folder)
-        else:
-            target = self._aside() / str(step)
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(folder, target)
-            report(f"checkpoint {step} is damaged ({fault}); it is now in {target}, and no longer used")
+        target = self._aside() / str(step)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(folder, target)
+        report(f"checkpoint {step} is damaged ({fault}); it is now in {target}, and no longer used")
 
     def _aside(self) -> Path:
         return self.folder.parent / "damaged"
