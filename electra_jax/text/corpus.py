@@ -90,7 +90,7 @@ def sources(spec: str, config: PrepareConfig) -> list[Source]:
                 f"there is no file {spec}: name a text or JSONL file, a folder, a pattern, tfds:… or docstrings"
             )
     for once in paths:
-        if not once.is_file() and config.tokenizer_file is None:
+        if once.exists() and not once.is_file() and config.tokenizer_file is None:
             raise UserError(
                 f"{once} can be read only once, and a tokenizer would be trained on it first: give --tokenizer-file, "
                 "or write the text to a file"
