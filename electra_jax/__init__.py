@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from electra_jax.pretrain.pretrained import Pretrained, load
+    from electra_jax.pretrain.loading import load
+    from electra_jax.pretrain.pretrained import Pretrained
 
 __all__ = ["Pretrained", "load"]
 
@@ -11,7 +12,7 @@ __all__ = ["Pretrained", "load"]
 def __getattr__(name: str) -> Any:
     # Imported when asked for: a program that only reads settings waits for neither JAX nor orbax.
     if name in __all__:
-        from electra_jax.pretrain import pretrained
+        from electra_jax.pretrain import loading
 
-        return getattr(pretrained, name)
+        return getattr(loading, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -239,7 +239,7 @@ def _texts(args: TextArgs) -> Iterator[str]:
 
 
 def _load(run: Path, step: int | None) -> "Pretrained":
-    from electra_jax.pretrain.pretrained import load
+    from electra_jax.pretrain.loading import load
 
     return load(run, step, report=lambda sentence: print(f"electra-jax: {sentence}", file=sys.stderr))
 

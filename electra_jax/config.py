@@ -17,6 +17,9 @@ from electra_jax.errors import UserError
 from electra_jax.settings import Settings, from_json
 
 
+Sharing = Literal["none", "token", "all", "gdes"]
+
+
 class SpecialTokens(NamedTuple):
     """The ids that give a row its structure. They come with the tokenizer; padding is always 0."""
 
@@ -49,7 +52,7 @@ class ModelConfig(Settings):
     initialization: Literal["truncated_normal", "fan_in"] = "truncated_normal"
     # none; token: the word table; all: the whole embedding group with its LayerNorm (the published code);
     # gdes: the discriminator reads stop_gradient(generator's table) + its own difference (DeBERTa-v3).
-    embedding_sharing: Literal["none", "token", "all", "gdes"] = "all"
+    embedding_sharing: Sharing = "all"
     position: Literal["absolute", "rope"] = "absolute"
     rope_base: float = 10000.0
     norm: Literal["post", "pre"] = "post"

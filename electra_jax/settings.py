@@ -50,22 +50,27 @@ def from_json(cls: type[S], values: Any, where: str = "config") -> S:
     unknown, missing = sorted(values.keys() - hints.keys()), sorted(hints.keys() - values.keys())
     if unknown or missing:
         raise UserError(f"{where}: unknown settings {unknown}, missing settings {missing}")
-    return cls(
-        **{
-            name: from_json(hint, values[name], f"{where}.{name}") if _is_group(hint) else values[name]
-            for name, hint in hints.items()
-        }
-    )
+    return cls(**{name: _value(hint, values[name], f"{where}.{name}") for name, hint in hints.items()})
 
 
-def _is_group(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Settings)
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """What JSON made of a setting's value, back in the type that the setting has."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    group = next((option for option in options if isinstance(option, type) and issubclass(option, Settings)), None)
+    if group is not None and not (value is None and type(None) in options):
+        return from_json(group, value, where)
+    is_tuple = any(typing.get_origin(option) is tuple for option in options)
+    return tuple(value) if is_tuple and isinstance(value, list) else value
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)  # Python 3.11 has two forms of it
 
 
 def _is_of(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
+    if _is_union(hint):
         return any(_is_of(value, option) for option in typing.get_args(hint))
     if hint is float:
         # NaN and infinity fail the comparison, and so does an integer too large for a float.
@@ -80,6 +85,6 @@ def _is_of(value: Any, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if isinstance(hint, types.UnionType):
+    if _is_union(hint):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
     return "nothing" if hint is type(None) else f"a {getattr(hint, '__name__', hint)}"

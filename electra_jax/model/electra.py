@@ -1,56 +1,70 @@
 """The two networks in one module, so that what they share is one array."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from electra_jax.config import ModelConfig, PretrainConfig, RuntimeConfig, SpecialTokens, generator_model
+from electra_jax.config import ModelConfig, PretrainConfig, RuntimeConfig, SpecialTokens
 from electra_jax.model.attention import Kernels
 from electra_jax.model.encoder import Embeddings, Encoder, Tables, TableSource, gelu, layer_norm
 from electra_jax.model.initializers import matrix_init, projection_init
 from electra_jax.model.inputs import Inputs, create_inputs
+from electra_jax.model.task_heads import TaskHead
+from electra_jax.networks import NetworksConfig, networks_of
 
 # How the discriminator comes by its tables, for each `embedding_sharing` but "all", which needs none of its own.
 DISCRIMINATOR_TABLES: dict[str, TableSource] = {"none": "own", "token": "word_given", "gdes": "difference"}
 
 
 class Electra(nn.Module):
-    """Generator and discriminator with their heads (paper, sections 3.1 and 3.2).
+    """Generator and discriminator with their heads (paper, sections 3.1 and 3.2), as far as `networks` has them.
 
     `embeddings` is the group that both networks read with `embedding_sharing="all"`; else it is the generator's,
     and `discriminator_embeddings` holds what the discriminator has of its own.
     """
 
-    model: ModelConfig
-    generator: ModelConfig
+    networks: NetworksConfig
     kernels: Kernels = Kernels()
 
     def setup(self) -> None:
-        self.embeddings = Embeddings(self.model, self.kernels)
-        if self.model.embedding_sharing != "all":
-            tables = DISCRIMINATOR_TABLES[self.model.embedding_sharing]
-            self.discriminator_embeddings = Embeddings(self.model, self.kernels, tables)
-        self.generator_encoder = Encoder(self.generator, self.kernels)
-        self.generator_predictions = MlmHead(self.generator, self.kernels)
-        self.discriminator_encoder = Encoder(self.model, self.kernels)
-        self.discriminator_predictions = RtdHead(self.model, self.kernels)
+        networks = self.networks
+        self.embeddings = Embeddings(networks.generator or networks.main, self.kernels)
+        if networks.generator is not None:
+            self.generator_encoder = Encoder(networks.generator, self.kernels)
+            self.generator_predictions = MlmHead(networks.generator, self.kernels)
+        if networks.discriminator is not None:
+            if networks.sharing != "all":
+                tables = DISCRIMINATOR_TABLES[networks.sharing]
+                self.discriminator_embeddings = Embeddings(networks.discriminator, self.kernels, tables)
+            self.discriminator_encoder = Encoder(networks.discriminator, self.kernels)
+            if networks.task is None:
+                self.discriminator_predictions = RtdHead(networks.discriminator, self.kernels)
+            else:
+                self.task_head = TaskHead(networks.discriminator, networks.task, self.kernels)
 
     def mlm_logits(
         self, inputs: Inputs, slots: Int[Array, "b s"], dropout_seeds: UInt32[Array, "b 2"] | None = None
     ) -> Float[Array, "b s v"]:
         """The generator's float32 scores of the vocabulary at the given positions of each row, and nowhere else."""
-        hidden = self.generator_encoder(self.embeddings(inputs), inputs, dropout_seeds)
-        hidden = hidden.reshape(*inputs.ids.shape, -1)
+        hidden = self.generator_hidden(inputs, dropout_seeds).reshape(*inputs.ids.shape, -1)
         at_slots = jnp.take_along_axis(hidden, slots[..., None], axis=1)
         logits = self.generator_predictions(at_slots.reshape(-1, hidden.shape[-1]), self.embeddings.read().word)
         return logits.reshape(*slots.shape, -1)
+
+    def generator_hidden(
+        self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None
+    ) -> Float[Array, "t h"]:
+        """The generator's last hidden states, [batch · length, hidden]."""
+        return self.generator_encoder(self.embeddings(inputs), inputs, dropout_seeds)
 
     def discriminator_hidden(
         self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None
     ) -> Float[Array, "t h"]:
         """The discriminator's last hidden states, [batch · length, hidden]."""
-        if self.model.embedding_sharing == "all":
+        if self.networks.sharing == "all":
             embedded = self.embeddings(inputs)
         else:
             given: Tables = self.embeddings.read()
@@ -62,9 +76,19 @@ class Electra(nn.Module):
         hidden = self.discriminator_hidden(inputs, dropout_seeds)
         return self.discriminator_predictions(hidden).reshape(inputs.ids.shape)
 
-    def every_network(self, inputs: Inputs, slots: Int[Array, "b s"]) -> tuple[Array, Array]:
-        """Both networks on the same rows; initialisation calls it to create every parameter."""
-        return self.mlm_logits(inputs, slots), self.rtd_logits(inputs)
+    def task_logits(self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None) -> Float[Array, "b *l n"]:
+        """The fine-tuned head's float32 scores: [batch, labels] for a sequence, else [batch, length, labels]."""
+        hidden = self.discriminator_hidden(inputs, dropout_seeds)
+        return self.task_head(hidden.reshape(*inputs.ids.shape, -1), dropout_seeds)
+
+    def every_network(self, inputs: Inputs, slots: Int[Array, "b s"]) -> tuple[Array, ...]:
+        """Each network that there is, on the same rows; initialisation calls it to create every parameter."""
+        outputs: tuple[Array, ...] = ()
+        if self.networks.generator is not None:
+            outputs += (self.mlm_logits(inputs, slots),)
+        if self.networks.discriminator is not None:
+            outputs += (self.rtd_logits(inputs) if self.networks.task is None else self.task_logits(inputs),)
+        return outputs
 
 
 class MlmHead(nn.Module):
@@ -116,21 +140,29 @@ class RtdHead(nn.Module):
 def create_model(config: PretrainConfig) -> Electra:
     """The module of one run's settings."""
     runtime: RuntimeConfig = config.runtime
-    kernels = Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers)
-    return Electra(config.model, generator_model(config), kernels)
+    return Electra(networks_of(config), Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers))
 
 
 def create_params(config: PretrainConfig, key: Key[Array, ""]) -> dict[str, dict]:
     """Fresh parameters: both networks for `electra`, the generator alone for `mlm`."""
+    return init_params(create_model(config), key)
+
+
+def init_params(model: Electra, key: Key[Array, ""]) -> dict[str, dict]:
+    """Fresh parameters of every network of the model."""
     inputs = create_inputs(jnp.zeros((1, 8), jnp.int32), SpecialTokens(0, 1, 2, 3))
     slots = jnp.zeros((1, 1), jnp.int32)
-    method = Electra.every_network if config.objective.has_discriminator else Electra.mlm_logits
-    return create_model(config).init(key, inputs, slots, method=method)["params"]
+    return model.init(key, inputs, slots, method=Electra.every_network)["params"]
+
+
+def shapes_of(model: Electra) -> Any:
+    """The shapes of all parameters, without one of them."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
 def count_parameters(config: PretrainConfig) -> dict[str, int]:
     """Parameters each network reads, by `eval_shape`; the tied embeddings count in both, the tied output once."""
-    params = jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
+    params = shapes_of(create_model(config))
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     counts = {"generator": sum(sizes[n] for n in ("embeddings", "generator_encoder", "generator_predictions"))}
     if "discriminator_encoder" in sizes:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from electra_jax.config import PretrainConfig, SpecialTokens
+from electra_jax.config import ObjectiveConfig, SpecialTokens
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain import health
@@ -21,9 +21,9 @@ EVAL_SEED = 20030
 EvalStep = Callable[[Params, Integer[Array, "b l"], Int[Array, " b"], Float[Array, " v"]], dict[str, Any]]
 
 
-def make_eval_step(config: PretrainConfig, model: Electra, special: SpecialTokens) -> EvalStep:
+def make_eval_step(objective: ObjectiveConfig, model: Electra, special: SpecialTokens) -> EvalStep:
     """A pure function (params, ids, row numbers, running sum of the unigram distribution) → sums."""
-    compute = OBJECTIVES[config.objective.name].compute
+    compute = OBJECTIVES[objective.name].compute
 
     def eval_step(
         params: Params, ids: Integer[Array, "b l"], rows: Int[Array, " b"], unigram: Float[Array, " v"]
@@ -31,7 +31,7 @@ def make_eval_step(config: PretrainConfig, model: Electra, special: SpecialToken
         inputs = create_inputs(ids, special)
         row_key = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(EVAL_SEED), row))
         keys = create_row_keys(row_key(rows))
-        out = compute(model, params, inputs, keys, config, special, False)
+        out = compute(model, params, inputs, keys, objective, special, False)
         used = out.masking.slot_mask
         spread = jnp.where(used, health.entropy(out.mlm_logits), 0.0).sum()
         sums: dict[str, Any] = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from electra_jax.config import PretrainConfig, SpecialTokens
+from electra_jax.config import ObjectiveConfig, SpecialTokens
 from electra_jax.model.dropout import create_seeds
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import Inputs
@@ -46,9 +46,9 @@ class Weights(NamedTuple):
 class Objective(NamedTuple):
     """All that a run asks of its objective."""
 
-    compute: Callable[[Electra, Params, Inputs, RowKeys, PretrainConfig, SpecialTokens, bool], Outputs]
+    compute: Callable[[Electra, Params, Inputs, RowKeys, ObjectiveConfig, SpecialTokens, bool], Outputs]
     # The weights of `compute`'s losses; a test holds the one against the other.
-    count_weights: Callable[[Inputs, PretrainConfig, SpecialTokens], Weights]
+    count_weights: Callable[[Inputs, ObjectiveConfig, SpecialTokens], Weights]
     train_metrics: tuple[str, ...]
     # The held-out metric by which a run's best checkpoint is chosen, and whether high is good.
     best: tuple[str, bool]
@@ -59,13 +59,13 @@ def electra(
     params: Params,
     inputs: Inputs,
     keys: RowKeys,
-    config: PretrainConfig,
+    objective: ObjectiveConfig,
     special: SpecialTokens,
     train: bool,
 ) -> Outputs:
     """Replaced-token detection (paper, section 3.1): mask, generate, replace, detect."""
-    outputs = mlm(model, params, inputs, keys, config, special, train)
-    drawn = sample(outputs.mlm_logits, keys.sample, config.objective)
+    outputs = mlm(model, params, inputs, keys, objective, special, train)
+    drawn = sample(outputs.mlm_logits, keys.sample, objective)
     corrupted, is_replaced = replace(inputs, outputs.masking, drawn)
     seeds = create_seeds(keys.discriminator_dropout) if train else None
     logits: Array = model.apply({"params": params}, corrupted, seeds, method=Electra.rtd_logits)  # type: ignore[assignment]
@@ -78,12 +78,12 @@ def mlm(
     params: Params,
     inputs: Inputs,
     keys: RowKeys,
-    config: PretrainConfig,
+    objective: ObjectiveConfig,
     special: SpecialTokens,
     train: bool,
 ) -> Outputs:
     """Masked language modelling (BERT), which is also the generator's half of `electra`."""
-    masking = choose_and_mask(inputs, keys, config.objective, special)
+    masking = choose_and_mask(inputs, keys, objective, special)
     masked = inputs._replace(ids=masking.ids)
     seeds = create_seeds(keys.generator_dropout) if train else None
     logits: Array = model.apply({"params": params}, masked, masking.slots, seeds, method=Electra.mlm_logits)  # type: ignore[assignment]
@@ -111,18 +111,18 @@ def rtd_loss(logits: Float[Array, "b l"], is_replaced: Bool[Array, "b l"], mask:
     return Mean(jnp.where(mask, loss, 0.0).sum(), mask.sum(dtype=jnp.float32))
 
 
-def count_slots_and_tokens(inputs: Inputs, config: PretrainConfig, special: SpecialTokens) -> Weights:
+def count_slots_and_tokens(inputs: Inputs, objective: ObjectiveConfig, special: SpecialTokens) -> Weights:
     """Masked slots and real tokens of a batch; at least one, so that an empty batch divides by no zero."""
-    slots = count_slots(inputs, config.objective, special).sum(dtype=jnp.float32)
+    slots = count_slots(inputs, objective, special).sum(dtype=jnp.float32)
     tokens = inputs.attention_mask.sum(dtype=jnp.float32)
     return Weights(jnp.maximum(slots, 1.0), jnp.maximum(tokens, 1.0))
 
 
-def total_loss(outputs: Outputs, weights: Weights, config: PretrainConfig) -> Float[Array, ""]:
+def total_loss(outputs: Outputs, weights: Weights, objective: ObjectiveConfig) -> Float[Array, ""]:
     """gen_weight · MLM + disc_weight · RTD (paper, section 3.1), each over the given denominators."""
-    loss = config.objective.gen_weight * outputs.mlm_loss.sum / weights.mlm
+    loss = objective.gen_weight * outputs.mlm_loss.sum / weights.mlm
     if outputs.rtd_loss is not None:
-        loss += config.objective.disc_weight * outputs.rtd_loss.sum / weights.rtd
+        loss += objective.disc_weight * outputs.rtd_loss.sum / weights.rtd
     return loss
 
 

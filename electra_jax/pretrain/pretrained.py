@@ -1,131 +1,53 @@
 """A run, loaded to be used: which tokens look replaced, what stands behind a mask, what the generator writes."""
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from electra_jax.config import PretrainConfig, SpecialTokens, read_config
+from electra_jax.config import ObjectiveConfig, PretrainConfig, SpecialTokens
 from electra_jax.errors import UserError
-from electra_jax.model.electra import Electra, create_model, create_params
+from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.pretrain.answers import Candidate, CorruptedToken, Corruption, Detection, Filled, Filling, Token
 from electra_jax.pretrain.corruption import create_row_keys
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
 from electra_jax.pretrain.objectives import OBJECTIVES, Params
 from electra_jax.pretrain.windows import cut, rows_of
 from electra_jax.text.loader import fixed_batches
 from electra_jax.text.rows import DataSet
-from electra_jax.text.tokenizer import Encoding, Tokenizer, load_tokenizer
-from electra_jax.training.checkpoint import read_params
+from electra_jax.text.tokenizer import Encoding, Tokenizer
 
 MASK = "[MASK]"
 EVAL_BATCH = 32  # rows; fewer where the run's batch is smaller
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token where it stands in the text: text[start:end] is what it was made from."""
-
-    text: str
-    start: int
-    end: int
-    probability: float  # of having been replaced
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A text and what the discriminator makes of each of its tokens."""
-
-    text: str
-    tokens: list[Token]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A token of the vocabulary; one that continues a word is written `##…`."""
-
-    token: str
-    id: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class Filling:
-    """The likeliest tokens for the [MASK] that stands at text[start:start + 6], the likeliest first."""
-
-    start: int
-    candidates: list[Candidate]
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A text and what the generator would write for each of its masks."""
-
-    text: str
-    masks: list[Filling]
-
-
-@dataclass(frozen=True)
-class CorruptedToken:
-    """A token before and after corruption, and the probability the discriminator gives it of being replaced."""
-
-    original: str
-    written: str
-    original_id: int
-    written_id: int
-    start: int
-    end: int
-    masked: bool  # chosen for the generator to write anew
-    replaced: bool  # and what it wrote differs from the original
-    probability: float
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """A text, corrupted once as in training."""
-
-    text: str
-    seed: int
-    tokens: list[CorruptedToken]
-
-
-def load(run: Path | str, step: int | None = None, report: Callable[[str], None] | None = None) -> "Pretrained":
-    """Loads a run's newest whole checkpoint, or that of `step`; the run may be training at this moment.
-
-    A damaged newest checkpoint is reported, by a warning unless `report` is given, and the one before is used.
-    Raises UserError where there is no run or checkpoint, MachineError where all there is is damaged.
-    """
-    run = Path(run)
-    config = read_config(run / "config.json")
-    tokenizer = load_tokenizer(run / "tokenizer")
-    shapes = jax.eval_shape(lambda: create_params(config, jax.random.key(0)))
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
-    report = report or partial(warnings.warn, stacklevel=3)
-    found, params = read_params(run / "checkpoints", shapes, step, report)
-    return Pretrained(config, params, tokenizer, found)
+HEADS = {
+    "generator_predictions": "a generator",
+    "discriminator_predictions": "a discriminator",
+    "task_head": "a fine-tuned head",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A run's networks at one step, with their tokenizer.
+    """Networks with their tokenizer: a run's at one step, or a published model's.
 
     Texts longer than a row are cut into windows between words; nothing of them is left out.
     """
 
-    config: PretrainConfig
+    model: Electra
     params: Params = dataclasses.field(repr=False)
     tokenizer: Tokenizer
-    step: int
+    length: int  # tokens of a row, [CLS] and [SEP] included
+    objective: ObjectiveConfig  # how `corrupt` and `evaluate` mask
+    rows_at_once: int = EVAL_BATCH  # of an evaluation
+    step: int = 0
+    config: PretrainConfig | None = None  # the run's; None for a model from elsewhere
 
     @property
     def special(self) -> SpecialTokens:
@@ -136,13 +58,13 @@ class Pretrained:
 
         Raises UserError for a text without a token, and where the run has no discriminator.
         """
-        self._require_discriminator("detect")
+        self._require("detect", "discriminator_predictions")
         texts = [texts] if isinstance(texts, str) else list(texts)
         encodings = [self._encode(text) for text in texts]
         windows = [window for encoding in encodings for window in self._windows(encoding.ids)]
         found: dict[int, np.ndarray] = {}
-        for numbers, rows in rows_of(windows, self.special, self.config.data.length):
-            probabilities = np.asarray(_detect(self.config, self.special, self.params, rows))
+        for numbers, rows in rows_of(windows, self.special, self.length):
+            probabilities = np.asarray(_detect(self.model, self.special, self.params, rows))
             found |= {n: row[1 : len(windows[n]) + 1] for n, row in zip(numbers, probabilities, strict=False)}
         every = iter(np.concatenate([found[n] for n in range(len(windows))]).tolist() if windows else ())
         return [
@@ -155,19 +77,20 @@ class Pretrained:
 
         Raises UserError for a text without a [MASK].
         """
+        self._require("fill-mask", "generator_predictions")
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
-        top = min(top, self.config.model.vocab_size)
+        top = min(top, self.tokenizer.vocab_size)
         encoding = self._encode_with_masks(text)
         fillings: list[Filling] = []
         start = 0
         for window in self._windows(encoding.ids):
             slots = [at + 1 for at, token in enumerate(window) if token == self.special.mask]
             if slots:
-                ((_, row),) = rows_of([window], self.special, self.config.data.length)
+                ((_, row),) = rows_of([window], self.special, self.length)
                 padded = np.zeros((1, 1 << (len(slots) - 1).bit_length()), np.int32)
                 padded[0, : len(slots)] = slots
-                probabilities, tokens = jax.device_get(_fill(self.config, self.special, self.params, row, padded, top))
+                probabilities, tokens = jax.device_get(_fill(self.model, self.special, self.params, row, padded, top))
                 fillings += [
                     Filling(
                         encoding.offsets[start + slot - 1][0],
@@ -183,17 +106,19 @@ class Pretrained:
 
         The same text and seed give the same result. Raises UserError as `detect` does.
         """
-        self._require_discriminator("corrupt")
+        self._require("corrupt", "generator_predictions", "discriminator_predictions")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must be in [0, 2³²), not {seed}")
         encoding = self._encode(text)
         windows = list(self._windows(encoding.ids))
-        length = self.config.data.length
+        length = self.length
         tokens: list[CorruptedToken] = []
         # Rows of full length, so that slots and draws are those of training whatever the text's own length.
         for numbers, rows in rows_of(windows, self.special, length, length):
             row_numbers = np.arange(len(rows), dtype=np.int32) + numbers[0]
-            outputs = _corrupt(self.config, self.special, self.params, rows, row_numbers, np.uint32(seed))
+            outputs = _corrupt(
+                self.model, self.special, self.objective, self.params, rows, row_numbers, np.uint32(seed)
+            )
             for number, written, masked, probability in zip(numbers, *jax.device_get(outputs), strict=False):
                 for at, original in enumerate(windows[number], 1):
                     new = int(written[at])
@@ -217,28 +142,30 @@ class Pretrained:
 
         Raises UserError where the data set was made with another tokenizer, does not fit, or holds no such row.
         """
+        heads = ("generator_predictions", "discriminator_predictions")
+        self._require("evaluate", *(heads if self.objective.has_discriminator else heads[:1]))
         theirs = data_set.meta["tokenizer"]["fingerprint"]
         if theirs != self.tokenizer.fingerprint:
             raise UserError(
                 f"the data set {data_set.folder} was made with another tokenizer ({theirs[:12]}) than the run's "
                 f"({self.tokenizer.fingerprint[:12]}): prepare it with the run's, by --tokenizer-file RUN/tokenizer"
             )
-        model = self.config.model
+        model = self.model.networks.main
         if model.position == "absolute" and data_set.length > model.max_position_embeddings:
             raise UserError(
                 f"the rows of {data_set.folder} have {data_set.length} tokens, but the run only learned "
-                f"{model.max_position_embeddings} positions: prepare them with --length {self.config.data.length}"
+                f"{model.max_position_embeddings} positions: prepare them with --length {self.length}"
             )
         if rows is not None and rows < 1:
             raise UserError(f"rows must be at least 1, not {rows}")
         if not len(data_set.valid):
             raise UserError(f"{data_set.folder} holds no held-out rows: prepare it with --valid-share above 0")
-        size = min(EVAL_BATCH, self.config.train.batch_size)
+        size = self.rows_at_once
         batches = (
             (ids, np.arange(number * size, (number + 1) * size, dtype=np.int32))
             for number, ids in enumerate(fixed_batches(data_set.valid, size, rows))
         )
-        step = partial(_measure, self.config, self.special)
+        step = partial(_measure, self.model, self.special, self.objective)
         return evaluate(step, self.params, batches, data_set.unigram)
 
     def readable(self, token: int) -> str:
@@ -290,14 +217,26 @@ class Pretrained:
         return Encoding(ids[1:], [(s - 1, e - 1) for s, e in offsets[1:]])
 
     def _windows(self, ids: list[int]) -> Iterable[list[int]]:
-        size = self.config.data.length - 2  # [CLS] and [SEP]
+        size = self.length - 2  # [CLS] and [SEP]
         return (ids[first:last] for first, last in cut(ids, size, self.tokenizer.starts_word))
 
-    def _require_discriminator(self, what: str) -> None:
-        if not self.config.objective.has_discriminator:
-            raise UserError(
-                f"{what} asks a discriminator, and this run has none (objective mlm): take a run with objective electra"
-            )
+    def _require(self, what: str, *heads: str) -> None:
+        """Raises UserError where a head that is asked for is not there."""
+        missing = [head for head in heads if head not in self.params]
+        if missing:
+            raise UserError(f"{what} asks {HEADS[missing[0]]}, and {self._why_without(missing[0])}")
+
+    def _why_without(self, head: str) -> str:
+        networks = self.model.networks
+        if networks.task is not None and head == "discriminator_predictions":
+            return f"this one was fine-tuned for {networks.task.name}: take the model that it was before"
+        if head == "task_head":
+            return "this one was pre-trained only: take a fine-tuned one"
+        if self.config is not None:
+            return "this run has none (objective mlm): take a run with objective electra"
+        if head == "generator_predictions":
+            return "this model came without one: import it with --generator"
+        return "this model is a generator alone: import its discriminator"
 
 
 def _check(text: str) -> None:
@@ -307,21 +246,21 @@ def _check(text: str) -> None:
         raise UserError(f"the text {text!r:.60} is not valid Unicode at character {error.start + 1}") from None
 
 
-# Compiled once for each shape and configuration, however many runs are loaded; those two come first.
+# Compiled once for each shape and model, however many runs are loaded; the model and its special tokens come first.
 _jit = partial(jax.jit, static_argnums=(0, 1))
+_jit_with_objective = partial(jax.jit, static_argnums=(0, 1, 2))
 
 
 @_jit
-def _detect(config: PretrainConfig, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]) -> Array:
+def _detect(model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]) -> Array:
     """Each token's probability of having been replaced, [batch, length]."""
-    inputs = create_inputs(ids, special)
-    logits: Any = create_model(config).apply({"params": params}, inputs, method=Electra.rtd_logits)
+    logits: Any = model.apply({"params": params}, create_inputs(ids, special), method=Electra.rtd_logits)
     return jax.nn.sigmoid(logits)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 5))
 def _fill(
-    config: PretrainConfig,
+    model: Electra,
     special: SpecialTokens,
     params: Params,
     ids: Int[Array, "b l"],
@@ -329,16 +268,16 @@ def _fill(
     top: int,
 ) -> tuple[Float[Array, "b s k"], Int[Array, "b s k"]]:
     """(probabilities, tokens) of the likeliest tokens at each slot."""
-    inputs = create_inputs(ids, special)
-    logits: Any = create_model(config).apply({"params": params}, inputs, slots, method=Electra.mlm_logits)
+    logits: Any = model.apply({"params": params}, create_inputs(ids, special), slots, method=Electra.mlm_logits)
     probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
     return probabilities, tokens
 
 
-@_jit
+@_jit_with_objective
 def _corrupt(
-    config: PretrainConfig,
+    model: Electra,
     special: SpecialTokens,
+    objective: ObjectiveConfig,
     params: Params,
     ids: Int[Array, "b l"],
     row_numbers: Int[Array, " b"],
@@ -347,8 +286,7 @@ def _corrupt(
     """(what is written, whether it was chosen, the probability of being replaced) of each token."""
     inputs = create_inputs(ids, special)
     keys = create_row_keys(jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_numbers))
-    compute = OBJECTIVES[config.objective.name].compute
-    outputs = compute(create_model(config), params, inputs, keys, config, special, False)
+    outputs = OBJECTIVES[objective.name].compute(model, params, inputs, keys, objective, special, False)
     rows = jnp.arange(len(ids))[:, None]
     masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
     assert outputs.corrupted is not None
@@ -356,6 +294,6 @@ def _corrupt(
     return outputs.corrupted, masked, jax.nn.sigmoid(outputs.rtd_logits)
 
 
-@_jit
-def _measure(config: PretrainConfig, special: SpecialTokens, *batch: Any) -> dict[str, Any]:
-    return make_eval_step(config, create_model(config), special)(*batch)
+@_jit_with_objective
+def _measure(model: Electra, special: SpecialTokens, objective: ObjectiveConfig, *batch: Any) -> dict[str, Any]:
+    return make_eval_step(objective, model, special)(*batch)

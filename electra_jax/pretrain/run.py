@@ -70,7 +70,7 @@ class Run:
         self.state = state
         self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
         self.progress = ProgressLine(console, self.clock.step, config.train.steps)
-        self.eval_step = jax.jit(make_eval_step(config, create_model(config), data_set.special))
+        self.eval_step = jax.jit(make_eval_step(config.objective, create_model(config), data_set.special))
         self.schedule = make_schedule(config.optimizer, config.train.steps)
         self.line: dict[str, Any] = {}
         self.last = (self.clock.tokens, self.clock.seconds, self.clock.step)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from electra_jax.pretrain.pretrained import MASK, Corruption, Detection, Filled
+from electra_jax.pretrain.answers import Corruption, Detection, Filled
+from electra_jax.pretrain.pretrained import MASK
 
 # (from this probability of being replaced, colour)
 COLOURS = ((0.75, "bold red"), (0.5, "red"), (0.25, "yellow"), (0.0, "green"))

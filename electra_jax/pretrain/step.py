@@ -48,11 +48,11 @@ def accumulate_gradients(
     The denominators are the whole batch's and a row's draws its own, so the sum of the parts is the whole.
     """
     objective = OBJECTIVES[config.objective.name]
-    weights = objective.count_weights(inputs, config, special)
+    weights = objective.count_weights(inputs, config.objective, special)
 
     def loss_fn(params: Params, inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Array, Outputs]:
-        outputs = objective.compute(model, params, inputs, create_row_keys(keys), config, special, True)
-        return total_loss(outputs, weights, config), outputs
+        outputs = objective.compute(model, params, inputs, create_row_keys(keys), config.objective, special, True)
+        return total_loss(outputs, weights, config.objective), outputs
 
     def one(inputs: Inputs, keys: Key[Array, " b"]) -> tuple[Params, dict[str, Float[Array, "2"]]]:
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, inputs, keys)

@@ -136,8 +136,7 @@ class Checkpoints:
         if self._saving is None or jax.process_index() != 0:
             return
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != UNSEALED)
-            write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
+            seal(folder)
 
     def _restore(self, step: int, shapes: TrainState) -> Restored:
         rest = shapes._replace(params=None)._asdict()
@@ -177,9 +176,24 @@ class Checkpoints:
         return MachineError(f"the checkpoint of step {step} could not be written to {self.folder}: {reason}{after}")
 
 
+def write_params(folder: Path, step: int, params: Any) -> None:
+    """Writes a checkpoint that holds parameters and nothing to go on training with, for `read_params`."""
+    _quieten()
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        writer.save((folder / str(step) / "params").absolute(), args=ocp.args.StandardSave(params))
+    seal(folder / str(step))
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksum of every file of a checkpoint, once they are all there."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != UNSEALED)
+    write_json(folder / SEAL, {str(path.relative_to(folder)): sha256_of(path) for path in files})
+
+
 def read_params(folder: Path, shapes: Any, step: int | None, report: Callable[[str], None]) -> tuple[int, Any]:
     """The parameters of one step, or of the newest whole checkpoint with damaged ones reported, and their step.
 
+    They come to this process's first device, `shapes` being those of its tree.
     Changes nothing in the folder, which may be a run's that is training at this moment.
     Raises UserError where there is no such checkpoint, MachineError where the one named, or every one, is damaged.
     """
@@ -223,6 +237,8 @@ def find_fault(folder: Path) -> str | None:
 
 
 def _read(folder: Path, shapes: Any) -> Any:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         try:
             return reader.restore(folder.absolute(), args=ocp.args.StandardRestore(shapes))

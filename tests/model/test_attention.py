@@ -8,6 +8,7 @@ from electra_jax.errors import UserError
 from electra_jax.model.attention import Kernels, attend, choose, create_rotation, rotate
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.networks import networks_of
 
 
 def make_qkv(shape=(3, 16, 2, 8)):
@@ -65,7 +66,7 @@ def test_implementations_agree_in_the_networks_forward_and_backward():
     weights = jnp.asarray(np.random.default_rng(0).normal(size=inputs.ids.shape), jnp.float32)
 
     def both(name):
-        model = Electra(config.model, config.model, Kernels(attention=name, unroll_layers=False))
+        model = Electra(networks_of(config), Kernels(attention=name, unroll_layers=False))
 
         def loss(params):
             hidden = model.apply({"params": params}, inputs, method=Electra.rtd_logits)

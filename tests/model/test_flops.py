@@ -37,7 +37,9 @@ def test_a_step_is_three_times_the_products_of_its_forward_pass(form, objective)
 
     def forward(params):
         keys = create_row_keys(make_keys(8))
-        return compute(create_model(config), params, inputs, keys, config, SPECIAL, False)._replace(masking=None)
+        return compute(create_model(config), params, inputs, keys, config.objective, SPECIAL, False)._replace(
+            masking=None
+        )
 
     jaxpr = jax.make_jaxpr(forward)(make_params(config)).jaxpr
     assert num_slots(config.objective, 32) == 4

@@ -16,7 +16,7 @@ METRICS = {
 @pytest.fixture(scope="module")
 def setting():
     config = make_config()
-    step = quick_jit(make_eval_step(config, create_model(config), SPECIAL))
+    step = quick_jit(make_eval_step(config.objective, create_model(config), SPECIAL))
     unigram = np.bincount(make_rows(0, rows=ROWS).ravel(), minlength=50).astype(np.float64)
     unigram[: SPECIAL.mask + 1] = 0
     return config, step, unigram
@@ -48,7 +48,7 @@ def test_numbers_follow_the_parameters_but_neither_the_run_s_seed_nor_its_dropou
     first = run(setting, make_params(config), 8)
     assert run(setting, make_params(config, seed=1), 8)["rtd_loss"] != first["rtd_loss"]
     other = make_config(train={"seed": 5}, model={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    step = quick_jit(make_eval_step(other, create_model(other), SPECIAL))
+    step = quick_jit(make_eval_step(other.objective, create_model(other), SPECIAL))
     assert run(setting, make_params(config), 8, step) == first
 
 
@@ -78,7 +78,7 @@ def test_unigram_corruption_uses_the_unigram_distribution(setting):
 
 def test_mlm_has_no_detection_metrics_and_no_batches_no_metrics():
     config = make_config(objective={"name": "mlm"})
-    step = quick_jit(make_eval_step(config, create_model(config), SPECIAL))
+    step = quick_jit(make_eval_step(config.objective, create_model(config), SPECIAL))
     metrics = run((config, step, np.ones(50)), make_params(config), 8)
     assert metrics.keys() == {"mlm_loss", "mlm_accuracy", "generator_entropy"}
     assert evaluate(step, {}, [], np.ones(50)) == {}

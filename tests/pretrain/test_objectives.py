@@ -25,7 +25,7 @@ from electra_jax.pretrain.objectives import OBJECTIVES, Mean, mlm_loss, rtd_loss
 def run(config, params, ids, seed=0, train=True):
     inputs, keys = create_inputs(jnp.asarray(ids), SPECIAL), create_row_keys(make_keys(len(ids), seed))
     compute = OBJECTIVES[config.objective.name].compute
-    return inputs, compute(create_model(config), params, inputs, keys, config, SPECIAL, train)
+    return inputs, compute(create_model(config), params, inputs, keys, config.objective, SPECIAL, train)
 
 
 def test_mlm_loss_is_the_cross_entropy_of_the_used_slots():
@@ -63,7 +63,7 @@ def test_a_label_outside_the_vocabulary_is_nan():
 
 
 def count_weights(inputs, config):
-    return OBJECTIVES[config.objective.name].count_weights(inputs, config, SPECIAL)
+    return OBJECTIVES[config.objective.name].count_weights(inputs, config.objective, SPECIAL)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -86,7 +86,7 @@ def test_denominators_are_known_before_the_forward_pass_and_count_the_structure_
     assert weights.mlm == outputs.mlm_loss.weight == outputs.mlm_accuracy.weight == sum(slots)
     assert weights.rtd == outputs.rtd_loss.weight == (ids != SPECIAL.pad).sum()
     expected = outputs.mlm_loss.sum / sum(slots) + 50.0 * outputs.rtd_loss.sum / (ids != 0).sum()
-    np.testing.assert_allclose(total_loss(outputs, weights, config), expected, rtol=1e-6)
+    np.testing.assert_allclose(total_loss(outputs, weights, config.objective), expected, rtol=1e-6)
     empty = count_weights(create_inputs(jnp.zeros((2, 8), jnp.int32), SPECIAL), config)
     assert (empty.mlm, empty.rtd) == (1, 1)
 
@@ -114,7 +114,9 @@ def test_mlm_has_no_discriminator():
     _, outputs = quick_jit(lambda params: run(config, params, make_rows(0)))(params)
     assert outputs.rtd_loss is None
     weights = count_weights(create_inputs(jnp.asarray(make_rows(0)), SPECIAL), config)
-    np.testing.assert_allclose(total_loss(outputs, weights, config), outputs.mlm_loss.sum / outputs.mlm_loss.weight)
+    np.testing.assert_allclose(
+        total_loss(outputs, weights, config.objective), outputs.mlm_loss.sum / outputs.mlm_loss.weight
+    )
 
 
 GENERATOR_ONLY = {"generator_encoder", "generator_predictions"}
@@ -185,4 +187,4 @@ def test_weights_scale_the_losses():
     outputs = objectives.Outputs(None, None, mean, mean, rtd_loss=mean)
     weights = count_weights(inputs, config)
     expected = 3.0 * 10.0 / weights.mlm + 7.0 * 10.0 / weights.rtd
-    np.testing.assert_allclose(total_loss(outputs, weights, config), expected, rtol=1e-6)
+    np.testing.assert_allclose(total_loss(outputs, weights, config.objective), expected, rtol=1e-6)

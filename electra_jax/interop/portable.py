@@ -1,0 +1,120 @@
+"""A model from elsewhere, whole: networks, parameters, tokenizer; and the folder that keeps it here."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from electra_jax.config import Sharing
+from electra_jax.errors import UserError
+from electra_jax.files import new_folder, sha256_of, write_json
+from electra_jax.interop import huggingface
+from electra_jax.interop.hf_tokenizer import read_tokenizer
+from electra_jax.model.attention import Kernels
+from electra_jax.model.electra import Electra, shapes_of
+from electra_jax.model.sharing import Network, join
+from electra_jax.networks import NetworksConfig
+from electra_jax.settings import from_json, to_json
+from electra_jax.text.tokenizer import Tokenizer, load_tokenizer
+from electra_jax.training.checkpoint import read_params, write_params
+
+MODEL, TOKENIZER, CHECKPOINTS = "model.json", "tokenizer", "checkpoints"
+
+
+class Portable(NamedTuple):
+    """Networks with what they need, and where they are from."""
+
+    networks: NetworksConfig
+    params: Any
+    tokenizer: Tokenizer
+    source: dict[str, Any]  # format, folders and checksums
+
+
+def read_huggingface(folder: Path, generator: Path | None = None) -> Portable:
+    """The model of a Hugging Face folder; with `generator`, the discriminator of one and the generator of the other.
+
+    Raises UserError where a folder cannot be read, or the two do not belong together.
+    """
+    networks, network = huggingface.read_folder(folder)
+    tokenizer = read_tokenizer(folder)
+    name = "generator" if networks.discriminator is None else "discriminator"
+    found, folders = {name: network}, {name: folder}
+    if generator is not None:
+        other, its_network = huggingface.read_folder(generator)
+        if other.generator is None or networks.discriminator is None:
+            wrong, needed = (generator, "generator") if other.generator is None else (folder, "discriminator")
+            raise UserError(
+                f"{wrong} holds no {needed}: name the discriminator by --from, the generator by --generator"
+            )
+        if read_tokenizer(generator).fingerprint != tokenizer.fingerprint:
+            raise UserError(f"{folder} and {generator} have different tokenizers: they do not belong together")
+        found, folders = {**found, "generator": its_network}, {**folders, "generator": generator}
+        networks = dataclasses.replace(networks, generator=other.generator)
+    files = [path / name for path in folders.values() for name in (huggingface.CONFIG, huggingface.WEIGHTS)]
+    source = {
+        "format": "huggingface",
+        "folders": {network: str(path) for network, path in folders.items()},
+        "sha256": {str(path): sha256_of(path) for path in files if path.is_file()},
+    }
+    return assemble(found, networks, tokenizer, source, str(folder))
+
+
+def assemble(
+    found: dict[str, Network], networks: NetworksConfig, tokenizer: Tokenizer, source: dict[str, Any], where: str
+) -> Portable:
+    """Puts the networks together, and finds out what of their embeddings is one array.
+
+    Raises UserError where the vocabularies' sizes differ.
+    """
+    for name, sizes in (("discriminator", networks.discriminator), ("generator", networks.generator)):
+        if sizes is not None and sizes.vocab_size != tokenizer.vocab_size:
+            raise UserError(
+                f"{where}: the tokenizer has {tokenizer.vocab_size:,} pieces, but the {name}'s vocabulary is of "
+                f"{sizes.vocab_size:,}: name the vocabulary that it was trained with"
+            )
+    if networks.discriminator is not None and networks.generator is not None:
+        sharing = _shared(found["generator"], found["discriminator"])
+        networks = dataclasses.replace(
+            networks,
+            discriminator=dataclasses.replace(networks.discriminator, embedding_sharing=sharing),
+            generator=dataclasses.replace(networks.generator, embedding_sharing=sharing),
+        )
+    return Portable(networks, join(found, networks), tokenizer, source)
+
+
+def _shared(generator: Network, discriminator: Network) -> Sharing:
+    one, other = generator.embeddings, discriminator.embeddings
+    if jax.tree.all(jax.tree.map(np.array_equal, one, other)):
+        return "all"
+    return "token" if np.array_equal(one["word_embeddings"], other["word_embeddings"]) else "none"
+
+
+def write_imported(out: Path, model: Portable) -> None:
+    """Keeps a model in a new folder: model.json, tokenizer/, checkpoints/0.
+
+    Raises UserError where `out` holds anything already.
+    """
+    with new_folder(out) as folder:
+        write_json(folder / MODEL, {"networks": to_json(model.networks), "source": model.source})
+        model.tokenizer.save(folder / TOKENIZER)
+        write_params(folder / CHECKPOINTS, 0, model.params)
+
+
+def read_imported(folder: Path) -> Portable:
+    """Opens what `write_imported` wrote. Raises UserError where it is not that, MachineError where it is damaged."""
+    path = folder / MODEL
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        networks, source = values["networks"], values["source"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): import the model again") from None
+    networks = from_json(NetworksConfig, networks, str(path))
+
+    def fail(sentence: str) -> None:
+        raise UserError(sentence)
+
+    _, params = read_params(folder / CHECKPOINTS, shapes_of(Electra(networks, Kernels())), 0, fail)
+    return Portable(networks, params, load_tokenizer(folder / TOKENIZER), source)

@@ -1,0 +1,66 @@
+"""Which networks there are and how large, whatever trained them: all that a use of them needs to know."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from electra_jax.config import ModelConfig, PretrainConfig, Sharing, generator_model
+from electra_jax.settings import Settings
+
+Task = Literal["sequence_classification", "token_classification", "question_answering"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Settings):
+    """The head of a fine-tuned discriminator."""
+
+    name: Task
+    labels: tuple[str, ...]  # of the outputs, in their order; start and end for question answering
+    # How a sequence's outputs are read.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    dropout: float | None = None  # None: the encoder's
+
+    def check(self) -> None:
+        self.require(len(self.labels) >= 1, "a head needs at least one label")
+        self.require(
+            self.name != "question_answering" or len(self.labels) == 2,
+            f"question answering has two outputs, start and end, not {len(self.labels)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksConfig(Settings):
+    """The networks of a model. Where there are both, the discriminator's `embedding_sharing` says what is one array."""
+
+    discriminator: ModelConfig | None = None
+    generator: ModelConfig | None = None
+    task: TaskConfig | None = None  # in the place of the discriminator's own head
+
+    def check(self) -> None:
+        self.require(self.discriminator is not None or self.generator is not None, "there must be a network")
+        self.require(self.task is None or self.discriminator is not None, "a task's head needs a discriminator")
+        if self.discriminator is not None and self.generator is not None and self.sharing != "none":
+            names = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+            for name in names:
+                ours, theirs = getattr(self.discriminator, name), getattr(self.generator, name)
+                self.require(ours == theirs, f"{name} is {ours} and {theirs}, but the embeddings are shared")
+
+    @property
+    def sharing(self) -> Sharing:
+        """What the two networks share; a network that is alone has its embeddings to itself."""
+        if self.discriminator is None or self.generator is None:
+            return "all"
+        return self.discriminator.embedding_sharing
+
+    @property
+    def main(self) -> ModelConfig:
+        """The network that a user wants: the discriminator, or the generator where it is all there is."""
+        found = self.discriminator or self.generator
+        assert found is not None
+        return found
+
+
+def networks_of(config: PretrainConfig) -> NetworksConfig:
+    """The networks that a pre-training run trains."""
+    if not config.objective.has_discriminator:
+        return NetworksConfig(generator=config.model)
+    return NetworksConfig(discriminator=config.model, generator=generator_model(config))

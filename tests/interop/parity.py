@@ -1,0 +1,110 @@
+"""What parity tests share: random networks of known sizes, padded rows of two segments, torch's answers to them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tiny_models import FIRST_WORD, SPECIAL, make_example
+
+from electra_jax.config import ModelConfig, PretrainConfig, load_preset
+from electra_jax.interop.huggingface import write_folder
+from electra_jax.model.attention import Kernels
+from electra_jax.model.electra import Electra, shapes_of
+from electra_jax.networks import NetworksConfig, TaskConfig, networks_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LABELS = ("a", "b", "c")
+TASKS = {
+    "sequence_classification": TaskConfig(name="sequence_classification", labels=LABELS),
+    "token_classification": TaskConfig(name="token_classification", labels=LABELS),
+    "question_answering": TaskConfig(name="question_answering", labels=("start", "end")),
+}
+TORCH_CLASSES = {
+    "discriminator": "ElectraForPreTraining",
+    "generator": "ElectraForMaskedLM",
+    "sequence_classification": "ElectraForSequenceClassification",
+    "token_classification": "ElectraForTokenClassification",
+    "question_answering": "ElectraForQuestionAnswering",
+}
+# Not two shapes alike: a transposed matrix or a table in the place of another cannot pass.
+TINY = ModelConfig(
+    vocab_size=61,
+    embedding_size=20,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=44,
+    max_position_embeddings=40,
+)
+TINY_NETWORKS = NetworksConfig(
+    discriminator=TINY,
+    generator=dataclasses.replace(
+        TINY, hidden_size=12, intermediate_size=28, num_hidden_layers=2, num_attention_heads=2
+    ),
+)
+
+
+def networks_at(size: str) -> NetworksConfig:
+    """The networks of a preset of the paper, or tiny ones of the same form."""
+    return TINY_NETWORKS if size == "tiny" else networks_of(preset(size))
+
+
+def preset(size: str) -> PretrainConfig:
+    return load_preset(CONFIGS / f"{size}.py")
+
+
+def random_params(networks: NetworksConfig, seed: int = 0) -> Any:
+    """No bias zero, no scale one; activations of the size that trained networks have."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = path[-1].key
+        scale = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
+        return (scale * rng.standard_normal(leaf.shape, np.float32) + (name == "scale")).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(Electra(networks, Kernels())))
+
+
+def padded_rows(seed: int, rows: int, length: int, vocab_size: int) -> np.ndarray:
+    """One example a row, of one or two segments and differing lengths; the last is full."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((rows, length), np.int32)
+    for number, row in enumerate(ids):
+        segments = 1 + number % 2
+        room = (length - 1) // segments - 1
+        words = room if number == rows - 1 else int(rng.integers(max(1, room // 4), room + 1))
+        example = make_example(rng, words, vocab_size, segments)
+        row[: len(example)] = example
+    assert (ids[:, 0] == SPECIAL.cls).all()
+    assert ids.max() >= FIRST_WORD
+    return ids
+
+
+def torch_model(folder: Path, networks: NetworksConfig, params: Any, network: str) -> Any:
+    """Our network, opened by Transformers from the folder that we write."""
+    import transformers
+
+    from electra_jax.interop.tensors import head_of
+
+    write_folder(folder, networks, params, network)
+    cls = getattr(transformers, TORCH_CLASSES[head_of(networks, network)])
+    model, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    faults = {name: found for name, found in report.items() if found}
+    assert not faults, faults
+    return model.eval()
+
+
+def torch_inputs(inputs: Any, ids: Any = None) -> dict[str, Any]:
+    """Rows of one example each as Transformers takes them, mask and token types written out."""
+    import torch
+
+    def tensor(x: Any) -> Any:
+        return torch.tensor(np.asarray(x).astype(np.int64))
+
+    return {
+        "input_ids": tensor(inputs.ids if ids is None else ids),
+        "attention_mask": tensor(inputs.attention_mask),
+        "token_type_ids": tensor(inputs.token_type_ids),
+    }
