@@ -46,19 +46,9 @@ class PretrainArgs:
 
 def pretrain(args: list[str]) -> None:
     """Pre-train generator and discriminator, or resume."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--objective", choices=("electra", "mlm"))
-    known, rest = first.parse_known_args(args)
-    if known.config is None:
-        raise UserError(
-            "pretrain needs --config, a preset; with --config configs/small.py --help it lists the settings"
-        )
-    config = load_preset(known.config)
-    if known.objective is not None:
-        config = with_objective(config, known.objective)
-    description = f"{pretrain.__doc__} Defaults: {known.config}; --objective electra|mlm picks the preset's twin."
-    parsed = _parse(PretrainArgs, "pretrain", rest, description, {"settings": config})
+    config, rest, description = _preset("pretrain", args, pretrain.__doc__)
+    known = {"data": tyro.MISSING, "workdir": tyro.MISSING, "settings": config}
+    parsed = _parse(PretrainArgs, "pretrain", rest, description, known)
 
     from electra_jax.pretrain.curves import draw_curves
     from electra_jax.pretrain.run import pretrain as run
@@ -70,6 +60,24 @@ def pretrain(args: list[str]) -> None:
         draw_curves(parsed.workdir)
     except ImportError as error:
         print(f"electra-jax: no curves.png is drawn, because {error.name} is not installed", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopsArgs:
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    json: bool = False  # one object, for programs
+
+
+def flops(args: list[str]) -> None:
+    """Count a run's FLOPs, by the paper's way and as computed."""
+    config, rest, description = _preset("flops", args, flops.__doc__)
+    parsed = _parse(FlopsArgs, "flops", rest, description, {"settings": config})
+    from electra_jax.scale.show import flops_json, show_flops
+
+    if parsed.json:
+        print(json.dumps(flops_json(parsed.settings)))
+    else:
+        show_flops(parsed.settings, Console())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +155,7 @@ def corrupt(args: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "prepare": prepare,
     "pretrain": pretrain,
+    "flops": flops,
     "evaluate": evaluate,
     "detect": detect,
     "fill-mask": fill_mask,
@@ -244,10 +253,29 @@ def _load(run: Path, step: int | None) -> "Pretrained":
     return load(run, step, report=lambda sentence: print(f"electra-jax: {sentence}", file=sys.stderr))
 
 
+def _preset(command: str, args: list[str], what: str | None) -> tuple[PretrainConfig, list[str], str]:
+    """The preset that --config and --objective name, the arguments left to override it, and the help's first lines.
+
+    Raises UserError where there is no --config, or no such preset.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--objective", choices=("electra", "mlm"))
+    known, rest = first.parse_known_args(args)
+    if known.config is None:
+        raise UserError(
+            f"{command} needs --config, a preset; with --config configs/small.py --help it lists the settings"
+        )
+    config = load_preset(known.config)
+    if known.objective is not None:
+        config = with_objective(config, known.objective)
+    return config, rest, f"{what} Defaults: {known.config}; --objective electra|mlm picks the preset's twin."
+
+
 def _parse(
     kind: type[T], command: str, args: list[str], description: str | None, known: dict[str, Any] | None = None
 ) -> T:
-    default = kind(**dict.fromkeys(("data", "workdir"), tyro.MISSING), **known) if known else None
+    default = kind(**known) if known else None
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(kind, prog=f"electra-jax {command}", args=args, description=description, **options)
 

@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 from electra_jax.errors import UserError
 from electra_jax.settings import Settings, from_json
 
-
 Sharing = Literal["none", "token", "all", "gdes"]
 
 

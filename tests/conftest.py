@@ -11,7 +11,7 @@ if "ELECTRA_JAX_GPU_CHECKS" not in os.environ:
     from jaxtyping import install_import_hook
 
     # Not over config.py: settings check their own types, and the tests want to see them do it.
-    ROOMS = ("model", "text", "training", "pretrain", "interop")
+    ROOMS = ("model", "text", "training", "pretrain", "interop", "scale")
     install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax

@@ -55,13 +55,13 @@ def preset(size: str) -> PretrainConfig:
     return load_preset(CONFIGS / f"{size}.py")
 
 
-def random_params(networks: NetworksConfig, seed: int = 0) -> Any:
-    """No bias zero, no scale one; activations of the size that trained networks have."""
+def random_params(networks: NetworksConfig, seed: int = 0, kernel_scale: float = 1.0) -> Any:
+    """No bias zero, no scale one; matrices of `kernel_scale` / √fan-in, at .3 about as published networks begin."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = path[-1].key
-        scale = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
+        scale = kernel_scale * leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
         return (scale * rng.standard_normal(leaf.shape, np.float32) + (name == "scale")).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes_of(Electra(networks, Kernels())))

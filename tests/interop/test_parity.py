@@ -12,7 +12,6 @@ from parity import (
     TINY,
     networks_at,
     padded_rows,
-    preset,
     random_params,
     torch_inputs,
     torch_model,
@@ -25,9 +24,10 @@ from electra_jax.interop.tensors import write_network
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.model.sharing import join
 from electra_jax.networks import NetworksConfig
 from electra_jax.pretrain.corruption import create_row_keys
-from electra_jax.pretrain.objectives import electra, total_loss
+from electra_jax.pretrain.objectives import Weights, electra, total_loss
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -52,7 +52,7 @@ def rows_for(networks):
 
 
 def ours(networks, params, inputs, method, *rest):
-    model = Electra(networks, Kernels())
+    model = Electra(networks, Kernels(unroll_layers=False))
     return np.asarray(jax.jit(lambda params: model.apply({"params": params}, inputs, *rest, method=method))(params))
 
 
@@ -92,12 +92,10 @@ def test_logits_of_the_fine_tuned_heads(task, size, tmp_path):
 def test_what_torch_saves_is_read_to_the_same_bytes(both, tmp_path):
     """From torch's own files to ours, and out again: every tensor byte for byte, and the same logits."""
     networks, _, theirs, _ = both
-    inputs = rows_for(networks)
+    rows_for(networks)
     for name, model in theirs.items():
         model.save_pretrained(tmp_path / name)
         found_networks, network = read_folder(tmp_path / name)
-        from electra_jax.model.sharing import join
-
         params = join({name: network}, found_networks)
         saved = dict(model.state_dict())
         tensors = write_network(found_networks, params, name, TORCH)
@@ -107,10 +105,16 @@ def test_what_torch_saves_is_read_to_the_same_bytes(both, tmp_path):
             assert value.tobytes() == saved[key].numpy().tobytes(), key
 
 
-def test_losses_and_every_gradient_of_a_joint_step(both):
-    """The same masks and samples for both, dropout off: RTD loss, MLM loss and each parameter's gradient."""
-    networks, params, theirs, _ = both
-    model, inputs = Electra(networks, Kernels()), rows_for(networks)
+@pytest.mark.parametrize("size", SIZES)
+def test_losses_and_every_gradient_of_a_joint_step(size, tmp_path):
+    """The same masks and samples for both, dropout off: RTD loss, MLM loss and each parameter's gradient.
+
+    At the spread that published networks begin with: in deep networks of larger random matrices all tokens come to
+    look alike, and the gradient of attention's query is rounding (torch's float32 is 9e-4 away from its float64).
+    """
+    networks = networks_at(size)
+    params = random_params(networks, kernel_scale=0.3)
+    model, inputs = Electra(networks, Kernels(unroll_layers=False)), rows_for(networks)
     objective = ObjectiveConfig(mask_prob=0.15)
     keys = create_row_keys(make_keys(ROWS))
 
@@ -118,21 +122,17 @@ def test_losses_and_every_gradient_of_a_joint_step(both):
     @partial(jax.value_and_grad, has_aux=True)
     def step(params):
         out = electra(model, params, inputs, keys, objective, SPECIAL, False)
-        weights = type(out.mlm_loss)(out.mlm_loss.weight, out.rtd_loss.weight)
-        from electra_jax.pretrain.objectives import Weights
-
-        return total_loss(out, Weights(*weights), objective), out
+        return total_loss(out, Weights(out.mlm_loss.weight, out.rtd_loss.weight), objective), out
 
     (loss, out), grads = step(params)
-    generator, discriminator = theirs["generator"], theirs["discriminator"]
+    generator, discriminator = (
+        torch_model(tmp_path / name, networks, params, name) for name in ("generator", "discriminator")
+    )
     generator.electra.embeddings = discriminator.electra.embeddings  # one group for both, as ours
     generator.tie_weights()
-    for network in (generator, discriminator):
-        network.zero_grad()
-    labels = np.full(inputs.ids.shape, -100)
+    labels = np.full(inputs.ids.shape, -100)  # what their loss leaves out
     used = np.asarray(out.masking.slot_mask)
-    rows = np.nonzero(used)[0]
-    labels[rows, np.asarray(out.masking.slots)[used]] = np.asarray(out.masking.labels)[used]
+    labels[np.nonzero(used)[0], np.asarray(out.masking.slots)[used]] = np.asarray(out.masking.labels)[used]
     mlm = generator(**torch_inputs(inputs, out.masking.ids), labels=torch.tensor(labels)).loss
     is_replaced = torch.tensor(np.asarray(out.is_replaced).astype(np.int64))
     rtd = discriminator(**torch_inputs(inputs, out.corrupted), labels=is_replaced).loss
@@ -143,16 +143,15 @@ def test_losses_and_every_gradient_of_a_joint_step(both):
     np.testing.assert_allclose(loss, total.item(), rtol=1e-5)
     total.backward()
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        expected = {key: value.grad for key, value in network.named_parameters()}
+        expected = {key: value.grad.numpy() for key, value in network.named_parameters()}
         found = write_network(networks, grads, name, TORCH)
-        for key, value in found.items():
-            theirs_grad = expected[key].numpy()
-            largest = np.abs(theirs_grad).max()
-            if key.endswith("self.key.bias"):  # vanishes in exact arithmetic: what is left is rounding
-                assert np.abs(value).max() < 1e-4
-                continue
-            assert largest > 0, key
-            assert np.abs(value - theirs_grad).max() <= 1e-4 * largest, key
+        assert found.keys() == expected.keys()
+        largest = max(np.abs(grad).max() for grad in expected.values())
+        for key, grad in found.items():
+            # The gradient of the key's bias vanishes in exact arithmetic: what is left is rounding.
+            scale = largest if key.endswith("self.key.bias") else np.abs(expected[key]).max()
+            assert np.abs(grad - expected[key]).max() <= 1e-4 * scale, key
+            assert key.endswith("self.key.bias") or scale > 0
 
 
 def test_a_network_of_equal_embedding_and_hidden_size_has_no_projection(tmp_path):
