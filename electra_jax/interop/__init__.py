@@ -1,0 +1,1 @@
+"""Other projects' formats, there and back: the only room that knows foreign names."""
