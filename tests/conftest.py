@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 # The GPU checks choose their platform themselves; everything else is exact arithmetic on the CPU.
 # On their machine beartype may be missing, too.
@@ -29,3 +30,13 @@ from runs import SmallRun, make_small_run  # noqa: E402
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """A small data set and a run trained on it for a moment; copy what a test changes."""
     return make_small_run(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The project's own data, where it is there; each test on it has a twin that needs nothing."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ["ELECTRA_JAX_SHARED"]) if "ELECTRA_JAX_SHARED" in os.environ else beside
+    if not folder.is_dir():
+        pytest.skip("shared data is not here")
+    return folder

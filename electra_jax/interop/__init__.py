@@ -1,1 +1,1 @@
-"""Models from elsewhere and for elsewhere: the only room that knows foreign names."""
+"""Other projects' formats, there and back: the only room that knows foreign names."""
