@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -46,7 +46,14 @@ class PretrainArgs:
 
 def pretrain(args: list[str]) -> None:
     """Pre-train generator and discriminator, or resume."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--init-from", type=Path)
+    early, args = first.parse_known_args(args)
     config, rest, description = _preset("pretrain", args, pretrain.__doc__)
+    if early.init_from is not None:
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, init_from=str(early.init_from.resolve()))
+        )
     known = {"data": tyro.MISSING, "workdir": tyro.MISSING, "settings": config}
     parsed = _parse(PretrainArgs, "pretrain", rest, description, known)
 
@@ -60,6 +67,62 @@ def pretrain(args: list[str]) -> None:
         draw_curves(parsed.workdir)
     except ImportError as error:
         print(f"electra-jax: no curves.png is drawn, because {error.name} is not installed", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArgs:
+    source: Annotated[Path, tyro.conf.arg(name="from")]  # a Hugging Face folder, or a TensorFlow 1 checkpoint
+    out: Path  # the imported model's new folder
+    format: Literal["huggingface", "tf1"] = "huggingface"
+    generator: Path | None = None  # huggingface: the folder of the discriminator's own generator
+    vocab: Path | None = None  # tf1: the vocab.txt it was trained with
+    lower_case: bool = True  # tf1
+    strip_accents: bool | None = None  # tf1; None: as lower_case
+
+
+def import_model(args: list[str]) -> None:
+    """Bring a published model here: a Hugging Face folder, a TensorFlow 1 checkpoint."""
+    parsed = _parse(ImportArgs, "import", args, import_model.__doc__)
+    from electra_jax.interop.portable import describe, read_huggingface, write_imported
+
+    if parsed.format == "tf1":
+        if parsed.vocab is None or parsed.generator is not None:
+            raise UserError(
+                "a TensorFlow 1 checkpoint holds both networks and no vocabulary: give --vocab vocab.txt only"
+            )
+        from electra_jax.interop.tf1 import read_tf1
+
+        model = read_tf1(parsed.source, parsed.vocab, parsed.lower_case, parsed.strip_accents)
+    elif parsed.vocab is not None:
+        raise UserError("a Hugging Face folder brings its own vocabulary: leave --vocab out")
+    else:
+        model = read_huggingface(parsed.source, parsed.generator)
+    write_imported(parsed.out, model)
+    print(f"{parsed.out}: {describe(model)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArgs:
+    run: Path  # a run or an imported model
+    out: Path  # a new folder
+    format: Literal["huggingface", "stablehlo"] = "huggingface"
+    step: int | None = None  # a checkpoint; None: the newest
+
+
+def export(args: list[str]) -> None:
+    """Give a model away: Hugging Face folders, or programs that need JAX alone."""
+    parsed = _parse(ExportArgs, "export", args, export.__doc__)
+    from electra_jax.interop.export import export_huggingface, export_stablehlo
+    from electra_jax.interop.model_card import read_facts
+
+    run = _load(parsed.run, parsed.step)
+    model = (parsed.out, run.model.networks, run.params, run.tokenizer)
+    if parsed.format == "stablehlo":
+        written = export_stablehlo(*model)
+    else:
+        written = export_huggingface(*model, read_facts(parsed.run, run.step, run.config))
+    for path in written:
+        print(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +219,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "prepare": prepare,
     "pretrain": pretrain,
     "flops": flops,
+    "import": import_model,
+    "export": export,
     "evaluate": evaluate,
     "detect": detect,
     "fill-mask": fill_mask,

@@ -89,12 +89,16 @@ class GeneratorConfig(Settings):
     depth_fraction: float = 1.0
     # None: hidden size / 64, at least 1, as the published code has it.
     num_attention_heads: int | None = None
+    # None: the discriminator's. Only with embedding_sharing none; the published code then takes the hidden size.
+    embedding_size: int | None = None
 
     def check(self) -> None:
         for name in ("width_fraction", "depth_fraction"):
             self.require(0 < getattr(self, name) <= 4, f"{name} must be in (0, 4], not {getattr(self, name)}")
         heads = self.num_attention_heads
         self.require(heads is None or heads >= 1, f"num_attention_heads must be at least 1, not {heads}")
+        size = self.embedding_size
+        self.require(size is None or size >= 1, f"embedding_size must be at least 1, not {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +179,7 @@ class TrainConfig(Settings):
     steps: int
     batch_size: int  # rows a step, over all devices and processes
     seed: int = 0
+    init_from: str | None = None  # a run, an imported model or a Hugging Face folder, whose weights the run begins with
 
     def check(self) -> None:
         self.require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
@@ -255,7 +260,12 @@ class PretrainConfig(Settings):
             f"one optimizer per network needs embedding_sharing none or gdes, not {self.model.embedding_sharing!r}, "
             "because a shared parameter would belong to both",
         )
-        generator_model(self)
+        size = generator_model(self).embedding_size
+        self.require(
+            size == self.model.embedding_size or self.model.embedding_sharing == "none",
+            f"embeddings of {size} and {self.model.embedding_size} cannot be shared: leave generator.embedding_size "
+            "out, or set model.embedding_sharing none",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +315,7 @@ def generator_model(config: PretrainConfig) -> ModelConfig:
         intermediate_size=max(1, round(model.intermediate_size * hidden / model.hidden_size)),
         num_hidden_layers=max(1, round(model.num_hidden_layers * generator.depth_fraction)),
         num_attention_heads=generator.num_attention_heads or max(1, hidden // 64),
+        embedding_size=generator.embedding_size or model.embedding_size,
     )
 
 

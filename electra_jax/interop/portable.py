@@ -15,7 +15,7 @@ from electra_jax.interop import huggingface
 from electra_jax.interop.hf_tokenizer import read_tokenizer
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, shapes_of
-from electra_jax.model.sharing import Network, join
+from electra_jax.model.sharing import Network, join, separate
 from electra_jax.networks import NetworksConfig
 from electra_jax.settings import from_json, to_json
 from electra_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -90,6 +90,24 @@ def _shared(generator: Network, discriminator: Network) -> Sharing:
     if jax.tree.all(jax.tree.map(np.array_equal, one, other)):
         return "all"
     return "token" if np.array_equal(one["word_embeddings"], other["word_embeddings"]) else "none"
+
+
+def describe(model: Portable) -> str:
+    """One line: the networks, their sizes, what they share, and the tokenizer."""
+    parts = []
+    for name, network in separate(model.params, model.networks).items():
+        sizes = model.networks.generator if name == "generator" else model.networks.discriminator
+        assert sizes is not None
+        count = sum(leaf.size for leaf in jax.tree.leaves(tuple(network)))
+        parts.append(f"{name} {sizes.num_hidden_layers} × {sizes.hidden_size}, {count:,} parameters")
+    if model.networks.task is not None:
+        parts.append(f"{model.networks.task.name} of {len(model.networks.task.labels)} labels")
+    if len(parts) == 2 and model.networks.generator is not None:
+        shared = {"all": "the embeddings are shared", "token": "the word embeddings are shared"}
+        parts.append(shared.get(model.networks.sharing, "nothing is shared"))
+    settings = model.tokenizer.settings
+    parts.append(f"{settings['kind']} of {settings['vocab_size']:,} pieces, {'un' * settings['lower_case']}cased")
+    return "; ".join(parts)
 
 
 def write_imported(out: Path, model: Portable) -> None:

@@ -13,14 +13,16 @@ from rich.console import Console
 from electra_jax.config import PretrainConfig
 from electra_jax.model.electra import create_model, create_params
 from electra_jax.model.flops import train_step_flops
+from electra_jax.networks import networks_of
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
 from electra_jax.pretrain.folder import claim, keep_runtime
 from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.pretrain.step import TrainStep, make_train_step
+from electra_jax.pretrain.warm_start import Weights, begin_with, read_weights
 from electra_jax.text.loader import batches, fixed_batches
 from electra_jax.text.rows import DataSet, open_data_set
 from electra_jax.training import sharding
-from electra_jax.training.checkpoint import Checkpoints
+from electra_jax.training.checkpoint import Checkpoints, saved_steps
 from electra_jax.training.loop import Clock, train
 from electra_jax.training.metrics import MetricsLog, read_metrics
 from electra_jax.training.optimizer import make_optimizer, make_schedule
@@ -33,16 +35,19 @@ from electra_jax.training.workdir import own
 def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console) -> dict[str, Any]:
     """Trains to the last step, resuming where the workdir holds a checkpoint; returns the last line of metrics.
 
-    The order on start: resume from the newest whole checkpoint, else from scratch.
+    The order on start: resume from the newest whole checkpoint, else begin with the weights of `train.init_from`,
+    else from scratch.
     Raises UserError for data, settings and a workdir that do not go together, before anything is compiled or
     written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
     """
     data_set = open_data_set(data, verify=config.runtime.verify_data)
     mesh = sharding.create_mesh(config.runtime.mesh, config.train.batch_size // config.runtime.micro_batches)
+    begun = bool(saved_steps(workdir / "checkpoints"))
+    weights = read_weights(config, data_set) if config.train.init_from is not None and not begun else None
     claim(workdir, config, data_set)
     with own(workdir), jax.set_mesh(mesh):
         keep_runtime(workdir, config)
-        return Run(config, data_set, workdir, mesh, console).train()
+        return Run(config, data_set, workdir, mesh, console, weights).train()
 
 
 def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], TrainState]:
@@ -61,12 +66,20 @@ def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainSt
 class Run:
     """One process's part in a run; its methods are the loop's hooks."""
 
-    def __init__(self, config: PretrainConfig, data_set: DataSet, workdir: Path, mesh: Mesh, console: Console):
+    def __init__(
+        self,
+        config: PretrainConfig,
+        data_set: DataSet,
+        workdir: Path,
+        mesh: Mesh,
+        console: Console,
+        weights: Weights | None,
+    ):
         self.config, self.data_set, self.workdir, self.mesh = config, data_set, workdir, mesh
         metric, best_is_high = OBJECTIVES[config.objective.name].best
         keep = config.runtime.keep_last
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep, metric, best_is_high)
-        self.clock, state = self._start(console)
+        self.clock, state = self._start(console, weights)
         self.state = state
         self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
         self.progress = ProgressLine(console, self.clock.step, config.train.steps)
@@ -141,13 +154,19 @@ class Run:
         metric, _ = OBJECTIVES[self.config.objective.name].best
         self.checkpoints.save(clock.step, state, meta, finite if metric in finite else None)
 
-    def _start(self, console: Console) -> tuple[Clock, TrainState]:
-        """Resumes, or draws fresh parameters; every leaf is created where the sharding rule puts it."""
+    def _start(self, console: Console, weights: Weights | None) -> tuple[Clock, TrainState]:
+        """Resumes, or begins with the given weights, or draws fresh ones; every leaf lies where the rule puts it."""
         fresh, wanted = plan_state(self.config, self.mesh)
         restored = self.checkpoints.restore_newest(wanted, console.print)
         if restored is None:
-            console.print(f"starting from scratch in {self.workdir}", highlight=False)
-            return Clock(), jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, wanted))()
+            places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+            state = jax.jit(fresh, out_shardings=places)()
+            if weights is None:
+                console.print(f"starting from scratch in {self.workdir}", highlight=False)
+                return Clock(), state
+            console.print(f"starting in {self.workdir} from {weights.story}", highlight=False)
+            params = begin_with(weights, state.params, networks_of(self.config))
+            return Clock(), state._replace(params=jax.device_put(params, places.params))
         console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False)
         meta = restored.meta
         return Clock(restored.step, meta["tokens"], meta["seconds"]), restored.state

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -80,6 +80,50 @@ def padded_rows(seed: int, rows: int, length: int, vocab_size: int) -> np.ndarra
     assert (ids[:, 0] == SPECIAL.cls).all()
     assert ids.max() >= FIRST_WORD
     return ids
+
+
+class Step(NamedTuple):
+    """One joint step's masks and draws, the same for both sides."""
+
+    masked: np.ndarray  # ids with [MASK] written in
+    slots: np.ndarray
+    slot_mask: np.ndarray
+    labels: np.ndarray
+    corrupted: np.ndarray
+    is_replaced: np.ndarray
+
+
+def torch_step(
+    models: dict[str, Any], inputs: Any, step: Step
+) -> tuple[float, float, dict[str, dict[str, np.ndarray]]]:
+    """Transformers' MLM loss, RTD loss, and every gradient of MLM + 50 · RTD by network and name."""
+    import torch
+
+    generator, discriminator = models["generator"], models["discriminator"]
+    generator.electra.embeddings = discriminator.electra.embeddings  # one group for both, as ours
+    generator.tie_weights()
+    labels = np.full(step.masked.shape, -100)  # what their loss leaves out
+    labels[np.nonzero(step.slot_mask)[0], step.slots[step.slot_mask]] = step.labels[step.slot_mask]
+    mlm = generator(**torch_inputs(inputs, step.masked), labels=torch.tensor(labels)).loss
+    is_replaced = torch.tensor(step.is_replaced.astype(np.int64))
+    rtd = discriminator(**torch_inputs(inputs, step.corrupted), labels=is_replaced).loss
+    (mlm + 50 * rtd).backward()
+    grads = {
+        name: {key: value.grad.numpy() for key, value in model.named_parameters()} for name, model in models.items()
+    }
+    return mlm.item(), rtd.item(), grads
+
+
+def assert_gradients_agree(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Each tensor's to within 1e-4 of its largest entry."""
+    assert found.keys() == expected.keys()
+    largest = max(np.abs(grad).max() for grad in expected.values())
+    for key, grad in found.items():
+        # The gradient of the key's bias vanishes in exact arithmetic: what is left is rounding.
+        vanishes = key.endswith("self.key.bias")
+        scale = largest if vanishes else np.abs(expected[key]).max()
+        assert vanishes or scale > 0, key
+        assert np.abs(grad - expected[key]).max() <= 1e-4 * scale, key
 
 
 def torch_model(folder: Path, networks: NetworksConfig, params: Any, network: str) -> Any:

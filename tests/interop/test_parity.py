@@ -10,11 +10,14 @@ import pytest
 from parity import (
     TASKS,
     TINY,
+    Step,
+    assert_gradients_agree,
     networks_at,
     padded_rows,
     random_params,
     torch_inputs,
     torch_model,
+    torch_step,
 )
 from tiny_models import SPECIAL, make_keys
 
@@ -125,33 +128,17 @@ def test_losses_and_every_gradient_of_a_joint_step(size, tmp_path):
         return total_loss(out, Weights(out.mlm_loss.weight, out.rtd_loss.weight), objective), out
 
     (loss, out), grads = step(params)
-    generator, discriminator = (
-        torch_model(tmp_path / name, networks, params, name) for name in ("generator", "discriminator")
-    )
-    generator.electra.embeddings = discriminator.electra.embeddings  # one group for both, as ours
-    generator.tie_weights()
-    labels = np.full(inputs.ids.shape, -100)  # what their loss leaves out
-    used = np.asarray(out.masking.slot_mask)
-    labels[np.nonzero(used)[0], np.asarray(out.masking.slots)[used]] = np.asarray(out.masking.labels)[used]
-    mlm = generator(**torch_inputs(inputs, out.masking.ids), labels=torch.tensor(labels)).loss
-    is_replaced = torch.tensor(np.asarray(out.is_replaced).astype(np.int64))
-    rtd = discriminator(**torch_inputs(inputs, out.corrupted), labels=is_replaced).loss
-    assert is_replaced.sum() > 5
-    np.testing.assert_allclose(out.mlm_loss.sum / out.mlm_loss.weight, mlm.item(), rtol=1e-5)
-    np.testing.assert_allclose(out.rtd_loss.sum / out.rtd_loss.weight, rtd.item(), rtol=1e-5)
-    total = objective.gen_weight * mlm + objective.disc_weight * rtd
-    np.testing.assert_allclose(loss, total.item(), rtol=1e-5)
-    total.backward()
-    for name, network in (("generator", generator), ("discriminator", discriminator)):
-        expected = {key: value.grad.numpy() for key, value in network.named_parameters()}
-        found = write_network(networks, grads, name, TORCH)
-        assert found.keys() == expected.keys()
-        largest = max(np.abs(grad).max() for grad in expected.values())
-        for key, grad in found.items():
-            # The gradient of the key's bias vanishes in exact arithmetic: what is left is rounding.
-            scale = largest if key.endswith("self.key.bias") else np.abs(expected[key]).max()
-            assert np.abs(grad - expected[key]).max() <= 1e-4 * scale, key
-            assert key.endswith("self.key.bias") or scale > 0
+    models = {name: torch_model(tmp_path / name, networks, params, name) for name in ("generator", "discriminator")}
+    masking = out.masking
+    draws = (masking.ids, masking.slots, masking.slot_mask, masking.labels, out.corrupted, out.is_replaced)
+    drawn = Step(*map(np.asarray, draws))
+    assert drawn.is_replaced.sum() > 5
+    mlm, rtd, expected = torch_step(models, inputs, drawn)
+    np.testing.assert_allclose(out.mlm_loss.sum / out.mlm_loss.weight, mlm, rtol=1e-5)
+    np.testing.assert_allclose(out.rtd_loss.sum / out.rtd_loss.weight, rtd, rtol=1e-5)
+    np.testing.assert_allclose(loss, mlm + 50 * rtd, rtol=1e-5)
+    for name, grads_there in expected.items():
+        assert_gradients_agree(write_network(networks, grads, name, TORCH), grads_there)
 
 
 def test_a_network_of_equal_embedding_and_hidden_size_has_no_projection(tmp_path):

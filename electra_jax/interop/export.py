@@ -1,0 +1,50 @@
+"""A model for elsewhere: folders that Transformers opens as they are."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from electra_jax.files import new_folder, write_file
+from electra_jax.interop.hf_tokenizer import write_tokenizer
+from electra_jax.interop.huggingface import check_expressible, write_folder
+from electra_jax.interop.model_card import Facts, model_card
+from electra_jax.interop.tensors import head_of
+from electra_jax.networks import NetworksConfig
+from electra_jax.text.tokenizer import Tokenizer
+
+CARD = "README.md"
+
+
+def export_huggingface(
+    out: Path, networks: NetworksConfig, params: Any, tokenizer: Tokenizer, facts: Facts
+) -> list[Path]:
+    """Writes OUT/discriminator and OUT/generator, or OUT alone of a fine-tuned model; returns the folders.
+
+    Raises UserError, before anything is written, for what Hugging Face's ELECTRA cannot express.
+    """
+    present = {"discriminator": networks.discriminator, "generator": networks.generator}
+    sizes = {name: found for name, found in present.items() if found is not None}
+    if networks.task is not None:
+        sizes.pop("generator", None)
+    for found in sizes.values():
+        check_expressible(found)
+    params = jax.device_get(params)
+    with new_folder(out) as aside:
+        for name, found in sizes.items():
+            folder = aside if networks.task is not None else aside / name
+            write_folder(folder, networks, params, name)
+            write_tokenizer(tokenizer, folder, found.max_position_embeddings)
+            head = head_of(networks, name)
+            card = model_card(networks, head, tokenizer, facts, found.max_position_embeddings)
+            write_file(folder / CARD, card)
+    return [out] if networks.task is not None else [out / name for name in sizes]
+
+
+def export_stablehlo(out: Path, networks: NetworksConfig, params: Any, tokenizer: Tokenizer) -> list[Path]:
+    """Writes programs that run wherever JAX does, without this project's model code; returns the folder."""
+    from electra_jax.interop.stablehlo import write_stablehlo
+
+    with new_folder(out) as aside:
+        write_stablehlo(aside, networks, params, tokenizer)
+    return [out]
