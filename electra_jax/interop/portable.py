@@ -52,7 +52,8 @@ def read_huggingface(folder: Path, generator: Path | None = None) -> Portable:
         if read_tokenizer(generator).fingerprint != tokenizer.fingerprint:
             raise UserError(f"{folder} and {generator} have different tokenizers: they do not belong together")
         found, folders = {**found, "generator": its_network}, {**folders, "generator": generator}
-        networks = dataclasses.replace(networks, generator=other.generator)
+        apart = dataclasses.replace(networks.discriminator, embedding_sharing="none")  # until `assemble` has looked
+        networks = dataclasses.replace(networks, discriminator=apart, generator=other.generator)
     files = [path / name for path in folders.values() for name in (huggingface.CONFIG, huggingface.WEIGHTS)]
     source = {
         "format": "huggingface",
