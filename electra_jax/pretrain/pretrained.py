@@ -350,7 +350,8 @@ def _corrupt(
     compute = OBJECTIVES[config.objective.name].compute
     outputs = compute(create_model(config), params, inputs, keys, config, special, False)
     rows = jnp.arange(len(ids))[:, None]
-    masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
+    # `max`, because slots may share a place, an unused one with one that is used.
+    masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].max(outputs.masking.slot_mask)
     assert outputs.corrupted is not None
     assert outputs.rtd_logits is not None
     return outputs.corrupted, masked, jax.nn.sigmoid(outputs.rtd_logits)
