@@ -107,6 +107,8 @@ class ObjectiveConfig(Settings):
 
     name: Literal["electra", "mlm"] = "electra"
     mask_prob: float
+    # The published code draws the slots of a row independently, so that about 7% of them fall on one already drawn.
+    masked_positions: Literal["unique", "with_replacement"] = "unique"
     # Of the chosen slots this share becomes [MASK]; the others keep their token and are predicted all the same.
     mask_token_prob: float = 0.85
     gen_weight: float = 1.0
@@ -114,6 +116,8 @@ class ObjectiveConfig(Settings):
     temperature: float = 1.0
     # Both draw from the softmax: by Gumbel noise, or by the inverse of the cumulative distribution (other draws).
     sampler: Literal["gumbel", "inverse_cdf"] = "gumbel"
+    # Whether the RTD loss covers [CLS] and [SEP], which are never replaced; the published code's does.
+    rtd_special_tokens: bool = True
 
     @property
     def has_discriminator(self) -> bool:
@@ -150,6 +154,8 @@ class OptimizerConfig(Settings):
     # The published code's Adam has none.
     bias_correction: bool = False
     weight_decay: float = 0.01
+    # The published code's decay skips LayerNorm and biases; embeddings are decayed.
+    decay_norms_and_biases: bool = False
     clip_norm: float = 1.0
     schedule: Literal["linear", "cosine"] = "linear"
     warmup_steps: int

@@ -42,15 +42,20 @@ def to_json(settings: Settings) -> dict[str, Any]:
 def from_json(cls: type[S], values: Any, where: str = "config") -> S:
     """Builds a group from `to_json`'s dictionaries.
 
-    Raises UserError for a missing or unknown setting, and for a value of the wrong type.
+    A setting that has a default may be missing: the file is older than the setting. So a setting that is added must
+    have as its default what was done before there was one, and a default must never change.
+
+    Raises UserError for an unknown setting, for a missing one without a default, and for a value of the wrong type.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where} must hold a group of settings, not {values!r}")
     hints = typing.get_type_hints(cls)
-    unknown, missing = sorted(values.keys() - hints.keys()), sorted(hints.keys() - values.keys())
+    required = {field.name for field in dataclasses.fields(cls) if _is_required(field)}
+    unknown, missing = sorted(values.keys() - hints.keys()), sorted(required - values.keys())
     if unknown or missing:
         raise UserError(f"{where}: unknown settings {unknown}, missing settings {missing}")
-    return cls(**{name: _value(hint, values[name], f"{where}.{name}") for name, hint in hints.items()})
+    given = {name: hint for name, hint in hints.items() if name in values}
+    return cls(**{name: _value(hint, values[name], f"{where}.{name}") for name, hint in given.items()})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -61,6 +66,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return from_json(group, value, where)
     is_tuple = any(typing.get_origin(option) is tuple for option in options)
     return tuple(value) if is_tuple and isinstance(value, list) else value
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _is_union(hint: Any) -> bool:

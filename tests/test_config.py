@@ -1,5 +1,6 @@
 """The presets are the paper's, and what cannot be is refused in one sentence."""
 
+import ast
 import dataclasses
 import json
 import math
@@ -91,13 +92,25 @@ def test_what_all_paper_presets_share(name):
     shared = {
         "name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-6, "bias_correction": False, "weight_decay": 0.01,
         "clip_norm": 1.0, "schedule": "linear", "warmup_steps": 10_000, "decay_in_warmup": True, "per_network": False,
+        "decay_norms_and_biases": False,
     }  # fmt: skip
     assert {key: getattr(config.optimizer, key) for key in shared} == shared
     shared = {
         "name": "electra", "mask_token_prob": 0.85, "gen_weight": 1.0, "disc_weight": 50.0, "temperature": 1.0,
-        "sampler": "gumbel",
+        "sampler": "gumbel", "masked_positions": "unique", "rtd_special_tokens": True,
     }  # fmt: skip
     assert {key: getattr(config.objective, key) for key in shared} == shared
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_choice_of_the_published_code_stands_in_the_preset_itself(name):
+    """What a reader may look for is stated there, whatever the default."""
+    tree = ast.parse((CONFIGS / f"{name}.py").read_text(encoding="utf-8"))
+    stated = {keyword.arg for call in ast.walk(tree) if isinstance(call, ast.Call) for keyword in call.keywords}
+    assert stated >= {
+        "mask_prob", "masked_positions", "mask_token_prob", "rtd_special_tokens", "bias_correction",
+        "decay_norms_and_biases", "decay_in_warmup", "embedding_sharing", "initialization",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -155,6 +168,7 @@ def test_slots(length, mask_prob, slots):
         ("generator", {"num_attention_heads": 0}, "num_attention_heads must be at least 1"),
         ("objective", {"mask_prob": 0.0}, "mask_prob must be in"),
         ("objective", {"mask_token_prob": 1.5}, "mask_token_prob must be in"),
+        ("objective", {"masked_positions": "twice"}, "one of unique, with_replacement"),
         ("objective", {"temperature": 0.0}, "temperature must be above 0"),
         ("objective", {"disc_weight": -1.0}, "disc_weight must not be negative"),
         ("data", {"length": 7}, "length must be at least 8"),
@@ -205,6 +219,33 @@ def test_a_run_s_config_is_read_back(tmp_path):
     path.write_text(json.dumps(to_json(preset("base"))), encoding="utf-8")
     assert read_config(path) == preset("base")
     assert math.isclose(read_config(path).generator.width_fraction, 1 / 3)
+
+
+ADDED = {"objective": ("masked_positions", "rtd_special_tokens"), "optimizer": ("decay_norms_and_biases",)}
+
+
+def test_a_run_older_than_a_setting_is_read_as_it_was(tmp_path):
+    """It can be used and resumed under settings that do what was done then, and under no other."""
+    values = to_json(preset("small"))
+    for group, names in ADDED.items():
+        for name in names:
+            del values[group][name]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    old = read_config(path)
+    assert old == preset("small")
+    assert differences(old, preset("small")) == []
+    objective = dataclasses.replace(old.objective, masked_positions="with_replacement", rtd_special_tokens=False)
+    optimizer = dataclasses.replace(old.optimizer, decay_norms_and_biases=True)
+    assert differences(old, dataclasses.replace(old, objective=objective, optimizer=optimizer)) == [
+        "objective.masked_positions: unique → with_replacement",
+        "objective.rtd_special_tokens: True → False",
+        "optimizer.decay_norms_and_biases: False → True",
+    ]
+    values["objective"]["masked_place"] = "unique"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=r"unknown settings \['masked_place'\]"):
+        read_config(path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", "{}", "\x00", '{"name": NaN}'])

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_models import make_config
 
@@ -15,7 +15,7 @@ from electra_jax.settings import from_json, to_json
 
 GROUPS = ("model", "generator", "objective", "data", "optimizer", "train", "runtime")
 # None of them is of any declared type where it stands.
-JUNK = ("seven", [], {}, (1, 2), float("nan"), float("inf"), b"x", -(10**400))
+JUNK = ("seven", [], {"seven": 7}, (1, 2), float("nan"), float("inf"), b"x", -(10**400))
 
 
 def paths():
@@ -81,14 +81,28 @@ def test_a_value_of_a_wrong_type_is_one_sentence(group, name):
 
 
 @given(group=st.sampled_from(GROUPS), name=st.text(max_size=12))
-def test_an_unknown_or_a_missing_setting_is_named(group, name):
+def test_an_unknown_setting_is_named(group, name):
     values = to_json(make_config())
-    if name in values[group]:
-        del values[group][name]
-    else:
-        values[group][name] = 1
-    with pytest.raises(UserError, match=r"unknown settings .*, missing settings"):
+    assume(name not in values[group])
+    values[group][name] = 1
+    with pytest.raises(UserError, match=rf"config\.{group}: unknown settings \[") as caught:
         from_json(PretrainConfig, values)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(("group", "name"), paths())
+def test_a_missing_setting_has_its_default_or_is_named(group, name):
+    config = make_config()
+    values = to_json(config)
+    del values[group][name]
+    (field,) = (field for field in dataclasses.fields(getattr(config, group)) if field.name == name)
+    if field.default is field.default_factory:  # it has neither
+        with pytest.raises(UserError, match=rf"config\.{group}: unknown settings \[\], missing settings \['{name}'\]"):
+            from_json(PretrainConfig, values)
+        return
+    default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    expected = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: default})})
+    assert from_json(PretrainConfig, values) == expected
 
 
 @pytest.mark.parametrize("values", [None, [], "config", {"model": 3}, {}])

@@ -23,10 +23,13 @@ class RowKeys(NamedTuple):
 
 
 class Masking(NamedTuple):
-    """The chosen positions of each row. A row that needs fewer slots than there are leaves the last ones unused."""
+    """The chosen positions of each row. A row that needs fewer slots than there are leaves the last ones unused.
+
+    Used slots share a place only where positions are drawn with replacement; each of them is predicted.
+    """
 
     ids: Int[Array, "b l"]  # with [MASK] written in
-    slots: Int[Array, "b s"]  # positions, unique within a row
+    slots: Int[Array, "b s"]  # positions
     slot_mask: Bool[Array, "b s"]  # True where the slot is used; a used one never holds a special token
     labels: Int[Array, "b s"]  # the original tokens
 
@@ -39,33 +42,52 @@ def create_row_keys(keys: Key[Array, " b"]) -> RowKeys:
 def count_slots(inputs: Inputs, objective: ObjectiveConfig, special: SpecialTokens) -> Int[Array, " b"]:
     """Used slots a row: max(1, min(N, round(mask_prob · real tokens))), as far as there are tokens to choose.
 
-    No draw enters, so the MLM loss's denominator is known before any forward pass.
+    With replacement one such token is enough. No draw enters, so the MLM loss's denominator is known before any
+    forward pass.
     """
     real = inputs.attention_mask.sum(axis=1)
     wanted = jnp.round(real * objective.mask_prob).astype(jnp.int32)
     wanted = jnp.clip(wanted, 1, num_slots(objective, inputs.ids.shape[1]))
-    return jnp.minimum(wanted, can_be_masked(inputs, special).sum(axis=1))
+    candidates = can_be_masked(inputs, special).sum(axis=1)
+    if objective.masked_positions == "with_replacement":
+        return jnp.where(candidates > 0, wanted, 0)
+    return jnp.minimum(wanted, candidates)
 
 
 def choose_and_mask(inputs: Inputs, keys: RowKeys, objective: ObjectiveConfig, special: SpecialTokens) -> Masking:
-    """Draws positions uniformly without replacement and writes [MASK] into 85% of them.
+    """Draws positions uniformly and writes [MASK] into 85% of the slots' places (`mask_token_prob`).
 
-    The published code draws with replacement, which hits about 7% of the slots twice; here they are unique.
+    A place drawn twice becomes [MASK] if either draw says so.
     """
-    length = inputs.ids.shape[1]
-    size = min(num_slots(objective, length), length)
-    score = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys.choose)
-    score = jnp.where(can_be_masked(inputs, special), score, -1.0)
-    slots = jax.lax.top_k(score, size)[1]
+    draw = DRAW_POSITIONS[objective.masked_positions]
+    size = min(num_slots(objective, inputs.ids.shape[1]), inputs.ids.shape[1])
+    slots = draw(can_be_masked(inputs, special), keys.choose, size)
     slot_mask = jnp.arange(size) < count_slots(inputs, objective, special)[:, None]
-    labels = jnp.take_along_axis(inputs.ids, slots, axis=1)
     coin = jax.vmap(lambda key: jax.random.bernoulli(key, objective.mask_token_prob, (size,)))(keys.mask)
     return Masking(
-        ids=write(inputs.ids, slots, jnp.where(slot_mask & coin, special.mask, labels)),
+        ids=write(inputs.ids, slots, jnp.full_like(slots, special.mask), slot_mask & coin),
         slots=slots,
         slot_mask=slot_mask,
-        labels=labels,
+        labels=jnp.take_along_axis(inputs.ids, slots, axis=1),
     )
+
+
+def draw_unique(candidates: Bool[Array, "b l"], keys: Key[Array, " b"], size: int) -> Int[Array, "b s"]:
+    """Distinct positions, uniform among a row's candidates as long as these last and other positions after that."""
+    score = jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(keys)
+    return jax.lax.top_k(jnp.where(candidates, score, -1.0), size)[1]
+
+
+def draw_with_replacement(candidates: Bool[Array, "b l"], keys: Key[Array, " b"], size: int) -> Int[Array, "b s"]:
+    """Positions drawn independently of each other, each uniform among a row's candidates (published code)."""
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys)
+    running = jnp.cumsum(candidates, axis=1, dtype=jnp.float32)
+    slots = invert(jnp.broadcast_to(running[:, None], (*uniform.shape, running.shape[1])), uniform)
+    # In a row without a candidate, where no slot is used, the draw would lie past the row's end.
+    return jnp.minimum(slots, running.shape[1] - 1)
+
+
+DRAW_POSITIONS = {"unique": draw_unique, "with_replacement": draw_with_replacement}
 
 
 def sample(logits: Float[Array, "b s v"], keys: Key[Array, " b"], objective: ObjectiveConfig) -> Int[Array, "b s"]:
@@ -113,9 +135,20 @@ def invert(cumulative: Float[Array, "b s v"], uniform: Float[Array, "b s"]) -> I
     return below.sum(axis=-1, dtype=jnp.int32)
 
 
-def write(ids: Int[Array, "b l"], slots: Int[Array, "b s"], tokens: Int[Array, "b s"]) -> Int[Array, "b l"]:
-    """The rows with `tokens` at `slots`."""
-    return jax.vmap(lambda row, at, new: row.at[at].set(new, unique_indices=True))(ids, slots, tokens)
+def write(
+    ids: Int[Array, "b l"], slots: Int[Array, "b s"], tokens: Int[Array, "b s"], slot_mask: Bool[Array, "b s"]
+) -> Int[Array, "b l"]:
+    """The rows with `tokens` at those slots that the mask keeps; of several at one place, the first one's.
+
+    The published code writes the floor of such tokens' average, which is an unrelated token: a defect, left out.
+    """
+    length, size = ids.shape[1], slots.shape[1]
+    same_place = (slots[:, :, None] == slots[:, None, :]) & slot_mask[:, None, :]
+    is_first = ~jnp.tril(same_place, -1).any(axis=2)
+    # What is not written gets a place of its own past the row's end, where it is dropped.
+    target = jnp.where(slot_mask & is_first, slots, length + jnp.arange(size, dtype=slots.dtype))
+    put = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop", unique_indices=True))
+    return put(ids, target, tokens)
 
 
 def replace(inputs: Inputs, masking: Masking, tokens: Int[Array, "b s"]) -> tuple[Inputs, Bool[Array, "b l"]]:
@@ -124,5 +157,5 @@ def replace(inputs: Inputs, masking: Masking, tokens: Int[Array, "b s"]) -> tupl
     A draw that equals the original is labelled original (paper, section 3.1). The structure of the row stays
     the original's, even where a drawn token is [CLS] or [SEP].
     """
-    corrupted = write(inputs.ids, masking.slots, jnp.where(masking.slot_mask, tokens, masking.labels))
+    corrupted = write(inputs.ids, masking.slots, tokens, masking.slot_mask)
     return inputs._replace(ids=corrupted), corrupted != inputs.ids

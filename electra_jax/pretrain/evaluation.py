@@ -13,7 +13,7 @@ from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain import health
 from electra_jax.pretrain.corruption import create_row_keys, replace, sample_unigram
-from electra_jax.pretrain.objectives import OBJECTIVES, Params
+from electra_jax.pretrain.objectives import OBJECTIVES, Params, rtd_mask
 
 # Independent of the run's seed, so that numbers of different runs compare.
 EVAL_SEED = 20030
@@ -44,10 +44,11 @@ def make_eval_step(objective: ObjectiveConfig, model: Electra, special: SpecialT
         drawn = sample_unigram(unigram, keys.sample, used.shape[1])
         corrupted, is_replaced = replace(inputs, out.masking, drawn)
         logits = model.apply({"params": params}, corrupted, method=Electra.rtd_logits)
+        detected = rtd_mask(inputs, objective, special)
         return sums | {
             "rtd_loss": out.rtd_loss,
-            "rtd": health.histogram(out.rtd_logits, out.is_replaced, inputs.attention_mask),
-            "rtd_unigram": health.histogram(logits, is_replaced, inputs.attention_mask),  # type: ignore[arg-type]
+            "rtd": health.histogram(out.rtd_logits, out.is_replaced, detected),
+            "rtd_unigram": health.histogram(logits, is_replaced, detected),  # type: ignore[arg-type]
         }
 
     return eval_step
@@ -63,7 +64,8 @@ def evaluate(
 
     Metrics: mlm_loss, mlm_accuracy, generator_entropy; under `electra` also rtd_loss, rtd_auc, rtd_auc_unigram
     (the same rows corrupted by draws from the corpus' unigram distribution, comparable across generators),
-    rtd_precision and rtd_recall at probability .5, and replaced_share. Empty where there are no batches.
+    rtd_precision and rtd_recall at probability .5, and replaced_share, each over the tokens of the RTD loss. Empty
+    where there are no batches.
     """
     cumulative = jnp.asarray(np.cumsum(unigram_counts / max(unigram_counts.sum(), 1)), jnp.float32)
     total: Any = None

@@ -69,7 +69,7 @@ def electra(
     corrupted, is_replaced = replace(inputs, outputs.masking, drawn)
     seeds = create_seeds(keys.discriminator_dropout) if train else None
     logits: Array = model.apply({"params": params}, corrupted, seeds, method=Electra.rtd_logits)  # type: ignore[assignment]
-    loss = rtd_loss(logits, is_replaced, inputs.attention_mask)
+    loss = rtd_loss(logits, is_replaced, rtd_mask(inputs, objective, special))
     return outputs._replace(corrupted=corrupted.ids, rtd_logits=logits, is_replaced=is_replaced, rtd_loss=loss)
 
 
@@ -104,17 +104,27 @@ def mlm_loss(logits: Float[Array, "b s v"], labels: Int[Array, "b s"], slot_mask
     return Mean(jnp.where(slot_mask, loss, 0.0).sum(), slot_mask.sum(dtype=jnp.float32))
 
 
+def rtd_mask(inputs: Inputs, objective: ObjectiveConfig, special: SpecialTokens) -> Bool[Array, "b l"]:
+    """The tokens of the original rows that the RTD loss covers.
+
+    All real ones, [CLS] and [SEP] included (published code); without `rtd_special_tokens` all but those two.
+    """
+    if objective.rtd_special_tokens:
+        return inputs.attention_mask
+    return inputs.attention_mask & (inputs.ids != special.cls) & (inputs.ids != special.sep)
+
+
 def rtd_loss(logits: Float[Array, "b l"], is_replaced: Bool[Array, "b l"], mask: Bool[Array, "b l"]) -> Mean:
-    """Sigmoid cross-entropy over all real tokens, [CLS] and [SEP] included (published code)."""
+    """Sigmoid cross-entropy over the tokens that the mask keeps (paper, section 3.1)."""
     # −log σ(x) for the replaced, −log σ(−x) for the original: softplus keeps both finite at any logit.
     loss = jax.nn.softplus(jnp.where(is_replaced, -logits, logits))
     return Mean(jnp.where(mask, loss, 0.0).sum(), mask.sum(dtype=jnp.float32))
 
 
 def count_slots_and_tokens(inputs: Inputs, objective: ObjectiveConfig, special: SpecialTokens) -> Weights:
-    """Masked slots and real tokens of a batch; at least one, so that an empty batch divides by no zero."""
+    """Masked slots and detected tokens of a batch; at least one, so that an empty batch divides by no zero."""
     slots = count_slots(inputs, objective, special).sum(dtype=jnp.float32)
-    tokens = inputs.attention_mask.sum(dtype=jnp.float32)
+    tokens = rtd_mask(inputs, objective, special).sum(dtype=jnp.float32)
     return Weights(jnp.maximum(slots, 1.0), jnp.maximum(tokens, 1.0))
 
 

@@ -288,7 +288,8 @@ def _corrupt(
     keys = create_row_keys(jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_numbers))
     outputs = OBJECTIVES[objective.name].compute(model, params, inputs, keys, objective, special, False)
     rows = jnp.arange(len(ids))[:, None]
-    masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].set(outputs.masking.slot_mask)
+    # `max`, because slots may share a place, an unused one with one that is used.
+    masked = jnp.zeros(ids.shape, bool).at[rows, outputs.masking.slots].max(outputs.masking.slot_mask)
     assert outputs.corrupted is not None
     assert outputs.rtd_logits is not None
     return outputs.corrupted, masked, jax.nn.sigmoid(outputs.rtd_logits)

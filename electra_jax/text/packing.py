@@ -97,10 +97,11 @@ def reference(
     special: SpecialTokens,
     rng: random.Random,
 ) -> UInt32[np.ndarray, "rows {length}"]:
-    """The paper's examples, one a row: lines A and the lines that follow them, B, cut to fit.
+    """The published code's examples, one a row: lines A and the lines that follow them, B, cut to fit.
 
     `line_lengths` cuts `ids` into lines, `num_lines` the lines into documents. What does not fit is lost, as it
-    was in the published data.
+    was in the published data. There a line that fits in what A lacks joins A even after longer ones went to B,
+    out of the text's order: a defect, left out.
     """
     examples = []
     lines = np.split(ids, np.cumsum(line_lengths)[:-1]) if len(line_lengths) else []
@@ -122,16 +123,21 @@ def reference(
 def _parts(lines: list[np.ndarray], length: int, rng: random.Random) -> Iterator[tuple[list[np.ndarray], int]]:
     """Runs of lines that reach the length aimed at, with that length; the document's last run may not."""
     held: list[np.ndarray] = []
-    target = length
+    size, target = 0, _target(length, rng)
     for line in lines:
         held.append(line)
-        if sum(map(len, held)) >= target:
+        size += len(line)
+        if size >= target:
             yield held, target
-            held = []
-            random_length = rng.random() < RANDOM_LENGTH_PROB
-            target = MIN_LENGTH + int(rng.random() * (length - MIN_LENGTH + 1)) if random_length else length
+            held, size, target = [], 0, _target(length, rng)
     if held:
         yield held, target
+
+
+def _target(length: int, rng: random.Random) -> int:
+    """The length an example aims at, the first of a document as any other."""
+    random_length = rng.random() < RANDOM_LENGTH_PROB
+    return MIN_LENGTH + int(rng.random() * (length - MIN_LENGTH + 1)) if random_length else length
 
 
 def _example(lines: list[np.ndarray], target: int, length: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -140,10 +146,10 @@ def _example(lines: list[np.ndarray], target: int, length: int, rng: random.Rand
     size, count = len(lines[0]), 1
     if rng.random() < SINGLE_SEGMENT_PROB:
         count = len(lines)
-    while count < len(lines) and size + len(lines[count]) <= half:
+    while count < len(lines) and size + len(lines[count]) < half:
         size += len(lines[count])
         count += 1
-    # A line that crosses the middle goes to either side, so that A is about half on the average.
+    # A line that reaches the middle goes to either side, so that A is about half on the average.
     if count < len(lines) and size < half and rng.random() < 0.5:
         count += 1
     a = np.concatenate(lines[:count])[: length - 2]

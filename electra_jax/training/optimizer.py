@@ -13,9 +13,10 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from electra_jax.config import OptimizerConfig
 
-# Leaf names of the parameters. Decay skips LayerNorm and biases; embeddings are decayed (published code).
+# Leaf names of the parameters. Embeddings are decayed, LayerNorm and biases only on demand (published code).
 DECAYED = {"kernel", "word_embeddings", "position_embeddings", "token_type_embeddings"}
-NOT_DECAYED = {"bias", "scale", "taps"}
+NORMS_AND_BIASES = {"scale", "bias"}
+NOT_DECAYED = {"taps"}
 # Modules whose kernel is an output table or a vector, and so stays with Adam under Muon.
 NOT_HIDDEN = {"dense_prediction"}
 
@@ -53,7 +54,9 @@ def _update_rule(config: OptimizerConfig, steps: int) -> optax.GradientTransform
         optax.scale_by_adam(config.b1, config.b2, config.eps)
         if config.bias_correction
         else scale_by_adam_uncorrected(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        optax.add_decayed_weights(
+            config.weight_decay, lambda params: decay_mask(params, config.decay_norms_and_biases)
+        ),
         optax.scale_by_learning_rate(lambda count: config.learning_rate * schedule(count)),
     )
     if config.name == "adam":
@@ -72,14 +75,15 @@ def _update_rule(config: OptimizerConfig, steps: int) -> optax.GradientTransform
     )
 
 
-def decay_mask(params: Any) -> Any:
-    """True where weight decay applies. Raises KeyError for a parameter that neither table names."""
+def decay_mask(params: Any, norms_and_biases: bool = False) -> Any:
+    """True where weight decay applies. Raises KeyError for a parameter that no table names."""
+    decayed = DECAYED | NORMS_AND_BIASES if norms_and_biases else DECAYED
 
     def is_decayed(path: tuple, _: Any) -> bool:
         name = _names(path)[-1]
-        if name not in DECAYED | NOT_DECAYED:
+        if name not in DECAYED | NORMS_AND_BIASES | NOT_DECAYED:
             raise KeyError(f"is {'/'.join(_names(path))} decayed? Name it in training/optimizer.py")
-        return name in DECAYED
+        return name in decayed
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 

@@ -272,7 +272,9 @@ def test_folders_that_do_not_belong_together(folders, folder, tmp_path, tiny_tok
 
 
 @pytest.mark.parametrize(
-    "setting", [{"position": "rope"}, {"norm": "pre"}, {"convolution_width": 3}], ids=lambda setting: next(iter(setting))
+    "setting",
+    [{"position": "rope"}, {"norm": "pre"}, {"convolution_width": 3}],
+    ids=lambda setting: next(iter(setting)),
 )
 def test_what_hugging_face_cannot_express_is_refused_by_name(setting, tiny_tokenizer, tmp_path):
     networks = NetworksConfig(discriminator=dataclasses.replace(TINY, **setting))

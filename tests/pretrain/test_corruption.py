@@ -15,14 +15,18 @@ from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain.corruption import (
     SAMPLING_BLOCK,
     choose_and_mask,
+    count_slots,
     create_row_keys,
     invert,
     replace,
     sample,
     sample_unigram,
+    write,
 )
 
 OBJECTIVE = ObjectiveConfig(mask_prob=0.15)
+WITH_REPLACEMENT = dataclasses.replace(OBJECTIVE, masked_positions="with_replacement")
+BOTH = pytest.mark.parametrize("objective", [OBJECTIVE, WITH_REPLACEMENT], ids=lambda o: o.masked_positions)
 # The seeds are fixed, so a p-value this small is a wrong distribution, not bad luck.
 SURE = 1e-4
 
@@ -50,9 +54,12 @@ def test_slots_of_a_row_are_the_published_code_s(length, mask_prob, slots):
     assert num_slots(ObjectiveConfig(mask_prob=mask_prob), length) == slots
 
 
-@pytest.mark.parametrize(("length", "mask_prob"), [(128, 0.15), (512, 0.25)])
-def test_used_slots_follow_the_number_of_real_tokens(length, mask_prob):
-    objective = ObjectiveConfig(mask_prob=mask_prob)
+@pytest.mark.parametrize(
+    ("length", "mask_prob", "positions"),
+    [(128, 0.15, "unique"), (512, 0.25, "unique"), (128, 0.15, "with_replacement")],
+)
+def test_used_slots_follow_the_number_of_real_tokens(length, mask_prob, positions):
+    objective = ObjectiveConfig(mask_prob=mask_prob, masked_positions=positions)
     real = np.arange(3, length + 1)
     ids = np.where(np.arange(length) < real[:, None], FIRST_WORD, 0).astype(np.int32)
     ids[:, 0] = SPECIAL.cls
@@ -61,10 +68,23 @@ def test_used_slots_follow_the_number_of_real_tokens(length, mask_prob):
     np.testing.assert_array_equal(masking.slot_mask.sum(axis=1), expected)
 
 
-def test_rows_without_a_candidate_use_no_slot():
+def test_a_row_of_few_candidates_has_a_slot_for_each_or_with_replacement_all_its_slots():
+    ids = np.asarray([[SPECIAL.cls, *[SPECIAL.mask] * 27, 7, 8, SPECIAL.sep, SPECIAL.pad]] * 50, np.int32)
+    inputs = create_inputs(jnp.asarray(ids), SPECIAL)
+    assert set(np.asarray(count_slots(inputs, OBJECTIVE, SPECIAL)).tolist()) == {2}
+    assert set(np.asarray(count_slots(inputs, WITH_REPLACEMENT, SPECIAL)).tolist()) == {4}
+    _, masking = mask(ids, objective=WITH_REPLACEMENT)
+    assert masking.slot_mask.all()
+    assert set(np.asarray(masking.slots).ravel().tolist()) == {28, 29}
+    assert set(np.asarray(masking.labels).ravel().tolist()) == {7, 8}
+
+
+@BOTH
+def test_rows_without_a_candidate_use_no_slot(objective):
     ids = np.zeros((2, 32), np.int32)
     ids[1, :3] = SPECIAL.cls, SPECIAL.mask, SPECIAL.sep
-    inputs, masking = mask(ids)
+    inputs, masking = mask(ids, objective=objective)
+    assert (masking.slots < 32).all()
     assert not masking.slot_mask.any()
     np.testing.assert_array_equal(masking.ids, ids)
     corrupted, is_replaced = replace(inputs, masking, jnp.full(masking.slots.shape, 9))
@@ -108,6 +128,36 @@ def test_positions_are_uniform_over_the_candidates_also_at_the_end_of_the_row():
     assert abs(deviation) < 4
 
 
+def test_unused_slots_are_never_written():
+    """With replacement an unused slot may stand at a used one's place; nothing of it may show there."""
+    ids = np.tile(np.asarray([1, 10, 11, 12, 13, 14, 15, 16, 17, 2, *[0] * 22], np.int32), (500, 1))
+    objective = dataclasses.replace(WITH_REPLACEMENT, mask_token_prob=1.0)
+    inputs, masking = mask(ids, objective=objective)
+    slots, used = np.asarray(masking.slots), np.asarray(masking.slot_mask)
+    assert (used.sum(axis=1) == 2).all()
+    assert (slots[:, 2:] == slots[:, :1]).any()
+    rows = np.arange(len(ids))[:, None]
+    assert (np.asarray(masking.ids)[rows, slots[:, :2]] == SPECIAL.mask).all()
+    corrupted, _ = replace(inputs, masking, jnp.where(masking.slot_mask, 40, 49))
+    expected = ids.copy()
+    expected[rows, slots[:, :2]] = 40
+    np.testing.assert_array_equal(corrupted.ids, expected)
+
+
+def test_of_several_tokens_for_one_place_the_first_is_written():
+    ids = jnp.asarray([[1, 10, 11, 12, 13, 2]])
+    slots = jnp.asarray([[2, 4, 2, 4, 3, 2]])
+    tokens = jnp.asarray([[20, 21, 22, 23, 24, 25]])
+
+    def written(*mask):
+        return write(ids, slots, tokens, jnp.asarray([mask], bool))[0].tolist()
+
+    assert written(1, 1, 1, 1, 1, 1) == [1, 10, 20, 24, 21, 2]
+    assert written(0, 1, 0, 1, 0, 1) == [1, 10, 25, 12, 21, 2]
+    assert written(0, 0, 1, 1, 0, 1) == [1, 10, 22, 12, 23, 2]
+    assert written(0, 0, 0, 0, 0, 0) == [1, 10, 11, 12, 13, 2]
+
+
 def test_pairs_of_positions_are_uniform():
     row, draws = np.asarray([1, *range(10, 18), 2], np.int32), 20_000
     _, masking = mask(np.tile(row, (draws, 1)), objective=ObjectiveConfig(mask_prob=0.2))
@@ -131,10 +181,11 @@ def test_85_of_100_chosen_tokens_become_mask_and_the_others_stay():
     assert stats.chisquare(by_slot).pvalue > SURE
 
 
-def test_a_row_s_masks_do_not_depend_on_the_rows_around_it():
+@BOTH
+def test_a_row_s_masks_do_not_depend_on_the_rows_around_it(objective):
     ids, keys = make_rows(0, rows=8), make_keys(8)
-    whole = mask(ids, keys)[1]
-    part = mask(ids[5:7], keys[5:7])[1]
+    whole = mask(ids, keys, objective)[1]
+    part = mask(ids[5:7], keys[5:7], objective)[1]
     for of_whole, of_part in zip(whole, part, strict=True):
         np.testing.assert_array_equal(of_whole[5:7], of_part)
 
@@ -153,15 +204,20 @@ def test_a_draw_that_equals_the_original_is_labelled_original():
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**31), drawn=st.lists(st.integers(0, 49), min_size=32, max_size=32))
-def test_labels_are_a_comparison_and_the_structure_stays_the_original_s(seed, drawn):
+@given(
+    seed=st.integers(0, 2**31),
+    drawn=st.lists(st.integers(0, 49), min_size=32, max_size=32),
+    objective=st.sampled_from([OBJECTIVE, WITH_REPLACEMENT]),
+)
+def test_labels_are_a_comparison_and_the_structure_stays_the_original_s(seed, drawn, objective):
     ids = make_rows(seed)
-    inputs, masking = mask(ids, make_keys(8, seed))
+    inputs, masking = mask(ids, make_keys(8, seed), objective)
     tokens = jnp.asarray(drawn, jnp.int32).reshape(8, -1)
     corrupted, is_replaced = replace(inputs, masking, tokens)
     expected = ids.copy()
     for row, slots, used, new in zip(expected, masking.slots, masking.slot_mask, tokens, strict=True):
-        row[np.asarray(slots)[np.asarray(used)]] = np.asarray(new)[np.asarray(used)]
+        at = np.asarray(slots)[np.asarray(used)]
+        row[at[::-1]] = np.asarray(new)[np.asarray(used)][::-1]  # so that the first of a place is the last to write
     np.testing.assert_array_equal(corrupted.ids, expected)
     np.testing.assert_array_equal(is_replaced, expected != ids)
     for name in ("attention_mask", "segment_ids", "positions", "token_type_ids"):

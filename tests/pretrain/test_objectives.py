@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +67,15 @@ def count_weights(inputs, config):
     return OBJECTIVES[config.objective.name].count_weights(inputs, config.objective, SPECIAL)
 
 
+LETTERS = {"masked_positions": "with_replacement", "rtd_special_tokens": False}
+
+
+@pytest.mark.parametrize("changes", [{}, LETTERS], ids=["default", "changed"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_s_losses_have_the_weights_it_says(name):
-    config, ids = make_config(objective={"name": name}), make_rows(1)
+def test_every_objective_s_losses_have_the_weights_it_says(name, changes):
+    config, ids = make_config(objective={"name": name} | changes), make_rows(1)
     ids[2] = 0
+    ids[3] = np.pad([SPECIAL.cls, *[SPECIAL.mask] * 24, 7, SPECIAL.sep], (0, 5))  # fewer candidates than slots
     inputs, outputs = quick_jit(lambda params: run(config, params, ids))(make_params(config))
     weights = count_weights(inputs, config)
     assert weights.mlm == outputs.mlm_loss.weight > 0
@@ -89,6 +95,46 @@ def test_denominators_are_known_before_the_forward_pass_and_count_the_structure_
     np.testing.assert_allclose(total_loss(outputs, weights, config.objective), expected, rtol=1e-6)
     empty = count_weights(create_inputs(jnp.zeros((2, 8), jnp.int32), SPECIAL), config)
     assert (empty.mlm, empty.rtd) == (1, 1)
+
+
+def test_without_special_tokens_the_rtd_loss_is_that_of_the_others():
+    ids = make_rows(0)
+    ids[2, 2] = SPECIAL.mask  # in a text, a token like any other
+    config = make_config(objective={"rtd_special_tokens": False})
+    params = make_params(config)
+    outputs = quick_jit(lambda params: run(config, params, ids)[1])(params)
+    detected = (ids != SPECIAL.pad) & (ids != SPECIAL.cls) & (ids != SPECIAL.sep)
+    expected = rtd_loss(outputs.rtd_logits, outputs.is_replaced, jnp.asarray(detected))
+    np.testing.assert_allclose(outputs.rtd_loss, expected, rtol=1e-6)
+    assert outputs.rtd_loss.weight == detected.sum() < (ids != SPECIAL.pad).sum()
+    structure = quick_jit(lambda params: run(make_config(), params, ids)[1])(params)
+    assert structure.rtd_loss.weight == (ids != SPECIAL.pad).sum()
+    assert structure.rtd_loss.sum > outputs.rtd_loss.sum
+    np.testing.assert_array_equal(structure.rtd_logits, outputs.rtd_logits)
+
+
+def test_with_replacement_every_hit_of_a_place_is_predicted():
+    """Both of a place's slots give the same logits and count in the loss, once each."""
+    config = make_config(objective={"masked_positions": "with_replacement", "mask_prob": 0.4})
+    ids = make_rows(0)
+    outputs = quick_jit(lambda params: run(config, params, ids)[1])(make_params(config))
+    logits, slots, used = (
+        np.asarray(x) for x in (outputs.mlm_logits, outputs.masking.slots, outputs.masking.slot_mask)
+    )
+    pairs = [
+        (logits[row, a], logits[row, b])
+        for row in range(len(ids))
+        for a, b in itertools.combinations(np.flatnonzero(used[row]), 2)
+        if slots[row, a] == slots[row, b]
+    ]
+    assert pairs
+    for first, second in pairs:
+        np.testing.assert_allclose(first, second, rtol=1e-5)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    labels = np.take_along_axis(ids, slots, axis=1)
+    expected = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0][used].sum()
+    np.testing.assert_allclose(outputs.mlm_loss.sum, expected, rtol=1e-5)
+    assert outputs.mlm_loss.weight == used.sum()
 
 
 def test_the_discriminator_reads_the_generator_s_draws_and_their_labels():

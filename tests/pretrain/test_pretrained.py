@@ -244,6 +244,19 @@ def test_a_corrupted_text_is_labelled_by_comparison(pretrained, text):
     assert any(token.replaced for token in found.tokens)
 
 
+def test_with_replacement_what_was_chosen_is_still_told_apart(pretrained):
+    """An unused slot may stand where a used one does, and must not hide it."""
+    objective = dataclasses.replace(
+        pretrained.config.objective, masked_positions="with_replacement", mask_token_prob=1.0
+    )
+    config = dataclasses.replace(pretrained.config, objective=objective)
+    other = dataclasses.replace(pretrained, config=config)
+    for seed in range(30):
+        tokens = other.corrupt("The chef ate.", seed).tokens
+        assert 1 <= sum(token.masked for token in tokens) <= max(1, round(0.15 * (len(tokens) + 2)))
+        assert all(token.masked or not token.replaced for token in tokens)
+
+
 def test_the_seed_alone_decides_the_corruption(pretrained):
     assert pretrained.corrupt(LONG, 5) == pretrained.corrupt(LONG, 5)
     masked = [tuple(t.masked for t in pretrained.corrupt(LONG, seed).tokens) for seed in range(4)]

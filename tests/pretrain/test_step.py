@@ -32,11 +32,16 @@ def compiled():
     return config, state, quick_jit(step)
 
 
-def test_accumulated_gradients_equal_the_full_batch_s():
+@pytest.mark.parametrize(
+    "objective",
+    [{}, {"masked_positions": "with_replacement", "rtd_special_tokens": False}],
+    ids=["default", "with replacement, without special tokens"],
+)
+def test_accumulated_gradients_equal_the_full_batch_s(objective):
     """Rows of differing lengths, so that means of means would be wrong, and dropout, whose draws are a row's own."""
 
     def gradients(micro_batches):
-        config = make_config(runtime={"micro_batches": micro_batches})
+        config = make_config(objective=objective, runtime={"micro_batches": micro_batches})
         inputs = create_inputs(jnp.asarray(make_rows(0)), SPECIAL)
         model = create_model(config)
         accumulate = quick_jit(

@@ -1,4 +1,5 @@
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -87,23 +88,110 @@ def test_reference_examples_are_runs_of_one_document(texts: list[list[list[int]]
         assert parts[0][0] <= parts[-1][0]
 
 
-def test_reference_has_the_published_probabilities() -> None:
-    rng = np.random.default_rng(1)
-    length, num_documents = 128, 400
-    line_lengths = rng.integers(5, 20, num_documents * 200)
-    ids = np.full(line_lengths.sum(), 7, np.uint32)
-    rows = packing.reference(ids, line_lengths, np.full(num_documents, 200), length, SPECIAL, random.Random(0))
-    seps = (rows == SPECIAL.sep).sum(1)
-    long = seps[(rows != 0).sum(1) > 100]  # a short one may be a single line, and so a single segment
-    single = (long == 1).mean()
-    assert abs(single - packing.SINGLE_SEGMENT_PROB) < 4 * np.sqrt(0.1 * 0.9 / len(long))
-    # Five in a hundred examples aim at any length from 5 to 128; the last of each document may be short too.
-    short = ((rows != 0).sum(1) < 100).mean() - num_documents / len(rows) * 100 / 128
-    assert abs(short - packing.RANDOM_LENGTH_PROB * 0.7) < 0.02
-    two = rows[seps == 2]
-    a = (two == SPECIAL.sep).argmax(1) - 1
-    full = a[(two != 0).sum(1) > 120]
-    assert 52 < full.mean() < 68  # A is about half
+class Packed(NamedTuple):
+    """Rows of `reference` whose tokens are numbered through the text, and what can be read off them."""
+
+    rows: np.ndarray
+    first: np.ndarray  # number of each row's first token
+    taken: np.ndarray  # tokens of the lines that each row was made from, before it was cut to fit
+    a: np.ndarray  # tokens of segment A
+    b: np.ndarray  # and of B
+    in_document: np.ndarray  # each row's place in its document, from 0
+    is_last: np.ndarray  # the last row of its document
+
+
+def pack_numbered(line_lengths: np.ndarray, lines_per_document: int, length: int) -> Packed:
+    """As many documents as the lines make; 0 is the first token's number."""
+    ids = np.arange(line_lengths.sum(), dtype=np.uint32) + 5
+    documents = np.full(len(line_lengths) // lines_per_document, lines_per_document)
+    rows = packing.reference(ids, line_lengths, documents, length, SPECIAL, random.Random(0))
+    first = rows[:, 1].astype(np.int64) - 5
+    starts = np.append(0, np.cumsum(line_lengths.reshape(-1, lines_per_document).sum(axis=1)))
+    document = np.searchsorted(starts, first, side="right") - 1
+    opens = np.append(True, document[1:] != document[:-1])
+    is_sep = rows == SPECIAL.sep
+    a = is_sep.argmax(axis=1) - 1
+    return Packed(
+        rows=rows,
+        first=first,
+        taken=np.diff(np.append(first, len(ids))),
+        a=a,
+        b=(rows != 0).sum(axis=1) - 1 - is_sep.sum(axis=1) - a,
+        in_document=np.arange(len(rows)) - np.flatnonzero(opens)[np.cumsum(opens) - 1],
+        is_last=np.append(opens[1:], True),
+    )
+
+
+def assert_share(found: np.ndarray, probability: float) -> None:
+    """The share of True is within five binomial standard errors of the probability."""
+    assert abs(found.mean() - probability) < 5 * np.sqrt(probability * (1 - probability) / found.size)
+
+
+@pytest.fixture(scope="module")
+def of_single_tokens() -> Packed:
+    """100,000 examples of lines of one token each, so that every example takes exactly the length it aimed at."""
+    length, lines = 16, 640
+    packed = pack_numbered(np.ones(2540 * lines, np.int64), lines, length)
+    assert (~packed.is_last).sum() >= 100_000
+    return packed
+
+
+def test_reference_makes_one_example_in_ten_of_one_segment(of_single_tokens: Packed) -> None:
+    """Every example has the lines for two, so that a missing B is the draw's doing, which leaves them all in A."""
+    _, _, taken, a, b, _, is_last = of_single_tokens
+    single = (b == 0)[~is_last]
+    assert_share(single, 0.1)
+    np.testing.assert_array_equal(a[~is_last][single], np.minimum(taken[~is_last][single], 16 - 2))
+
+
+def test_reference_aims_one_example_in_twenty_at_any_length_from_5_on(of_single_tokens: Packed) -> None:
+    aimed = of_single_tokens.taken[~of_single_tokens.is_last]
+    assert aimed.min() == 5
+    assert aimed.max() == 16
+    for length in range(5, 16):
+        assert_share(aimed == length, 0.05 / 12)
+    assert_share(aimed < 16, 0.05 * 11 / 12)
+
+
+def test_reference_aims_the_first_example_of_a_document_as_any_other() -> None:
+    """Most documents of a corpus are an example or two long."""
+    packed = pack_numbered(np.ones(100_000 * 8, np.int64), 8, 8)
+    opening = packed.taken[packed.in_document == 0]
+    assert len(opening) == 100_000
+    assert_share(opening < 8, 0.05 * 3 / 4)
+
+
+def test_reference_ends_a_at_or_just_before_the_middle(of_single_tokens: Packed) -> None:
+    """The line that reaches half of what three special tokens leave joins A in one example of two."""
+    _, _, taken, a, b, _, is_last = of_single_tokens
+    two = ~is_last & (b > 0) & (taken >= 7)  # a shorter one's middle is its first token
+    missing = (taken[two] - 3) // 2 - a[two]
+    assert set(missing.tolist()) == {0, 1}
+    assert_share(missing == 0, 0.5)
+
+
+def test_reference_keeps_the_order_the_structure_and_the_length() -> None:
+    """100,000 examples from lines of 5 to 19 tokens."""
+    length = 128
+    line_lengths = np.random.default_rng(1).integers(5, 20, 5360 * 210)
+    rows, first, taken, a, b, _, is_last = pack_numbered(line_lengths, 210, length)
+    assert (~is_last).sum() >= 100_000
+    assert rows.shape[1] == length
+    assert (rows[:, 0] == SPECIAL.cls).all()
+    assert ((rows == SPECIAL.cls).sum(axis=1) == 1).all()
+    column = np.arange(length)
+    is_sep = (column == (a + 1)[:, None]) | ((b > 0)[:, None] & (column == (a + b + 2)[:, None]))
+    np.testing.assert_array_equal(rows == SPECIAL.sep, is_sep)
+    # The n-th token of the text that an example took is its n-th: B goes on where A ends.
+    is_word = (column > 0) & (column < (a + 1 + b + (b > 0))[:, None]) & ~is_sep
+    number = (first + 5)[:, None] + np.cumsum(is_word, axis=1) - 1
+    np.testing.assert_array_equal(np.where(is_word, number, 0), np.where(rows > SPECIAL.mask, rows, 0))
+    np.testing.assert_array_equal((rows > SPECIAL.mask).sum(axis=1), is_word.sum(axis=1))
+    np.testing.assert_array_equal(a + b, np.minimum(taken, length - 2 - (b > 0)))
+    full = taken >= length
+    assert_share((b == 0)[full], 0.1)
+    # Half of 128 less three; the lines' lengths spread A by some 5, so the mean's standard error is .02.
+    assert abs(a[full & (b > 0)].mean() - 62) < 1
 
 
 @settings(max_examples=20)

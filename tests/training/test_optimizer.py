@@ -4,6 +4,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_models import TINY, assert_trees_close, assert_trees_equal, make_config, make_params, quick_jit
 
@@ -32,17 +33,18 @@ def factor(config, update, steps):
     return warm * ((1 - done) if config.schedule == "linear" else 0.5 * (1 + np.cos(np.pi * done)))
 
 
-def reference(config, params, gradients, steps):
-    """Clip → Adam → decoupled decay → schedule, written out leaf by leaf in float64."""
+def reference(config, params, gradients, steps, first=0):
+    """Clip → Adam → decoupled decay → schedule, written out leaf by leaf in float64, from update `first` on."""
     leaves, tree = jax.tree.flatten(params)
     names = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    decayed = DECAYED | {"scale", "bias"} if config.decay_norms_and_biases else DECAYED
     m, v = [np.zeros_like(leaf) for leaf in leaves], [np.zeros_like(leaf) for leaf in leaves]
     clipped = 0
     for update, grads in enumerate(gradients):
         grads = jax.tree.leaves(grads)
         norm = np.sqrt(sum((g**2).sum() for g in grads))
         clipped += norm > config.clip_norm
-        rate = config.learning_rate * factor(config, update, steps)
+        rate = config.learning_rate * factor(config, first + update, steps)
         for i, g in enumerate(grads):
             g = g * min(1.0, config.clip_norm / norm)
             m[i] = config.b1 * m[i] + (1 - config.b1) * g
@@ -51,14 +53,14 @@ def reference(config, params, gradients, steps):
             if config.bias_correction:
                 mean, square = mean / (1 - config.b1 ** (update + 1)), square / (1 - config.b2 ** (update + 1))
             step = mean / (np.sqrt(square) + config.eps)
-            if names[i] in DECAYED:
+            if names[i] in decayed:
                 step = step + config.weight_decay * leaves[i]
             leaves[i] = leaves[i] - rate * step
     assert 0 < clipped < len(gradients)
     return jax.tree.unflatten(tree, leaves)
 
 
-def descend(config, params, gradients, steps):
+def descend(config, params, gradients, steps, first=0):
     tx = make_optimizer(config, steps)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
 
@@ -67,7 +69,7 @@ def descend(config, params, gradients, steps):
         updates, state = tx.update(grads, state, params)
         return jax.tree.map(jnp.add, params, updates), state
 
-    state = tx.init(params)
+    state = optax.tree.set(tx.init(params), count=jnp.asarray(first, jnp.int32))
     for grads in gradients:
         params, state = one(params, state, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), grads))
     return params
@@ -80,14 +82,44 @@ def descend(config, params, gradients, steps):
         {"bias_correction": True, "decay_in_warmup": False},
         {"schedule": "cosine", "b1": 0.8, "b2": 0.95, "weight_decay": 0.1},
         {"warmup_steps": 0, "eps": 1e-3},
+        {"decay_norms_and_biases": True, "weight_decay": 0.1},
     ],
-    ids=["published", "paper", "cosine", "no warm-up"],
+    ids=["published", "paper", "cosine", "no warm-up", "everything decayed"],
 )
 def test_adam_equals_a_numpy_trace(changes):
+    """50 updates from the first to the last, through warm-up and decay, the later ones clipped."""
     config = OptimizerConfig(**({"learning_rate": 1e-2, "warmup_steps": 10} | changes))
-    gradients = [draw(seed, scale) for seed, scale in enumerate(np.geomspace(1e-3, 1, 40))]
+    gradients = [draw(seed, scale) for seed, scale in enumerate(np.geomspace(1e-3, 1, 50))]
     expected = reference(config, draw(99), gradients, 50)
     assert_trees_close(descend(config, draw(99), gradients, 50), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["small", "small_plus_plus", "base", "large"])
+@pytest.mark.parametrize("halfway", [False, True], ids=["end of the warm-up", "half of the run"])
+def test_a_preset_s_own_optimizer_equals_a_numpy_trace(name, halfway):
+    """50 updates at the preset's rates, across the end of its warm-up or the middle of its run."""
+    preset = load_preset(CONFIGS[0].parent / f"{name}.py")
+    config, steps = preset.optimizer, preset.train.steps
+    first = (steps // 2 if halfway else config.warmup_steps) - 25
+    gradients = [draw(seed, scale) for seed, scale in enumerate(np.geomspace(1e-3, 1, 50))]
+    expected = reference(config, draw(99), gradients, steps, first)
+    assert_trees_close(descend(config, draw(99), gradients, steps, first), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("small", {0: 0.0, 5_000: 2.4875e-4, 10_000: 4.95e-4, 500_000: 2.5e-4, 1_000_000: 0.0}),
+        ("base", {0: 0.0, 5_000: 9.9347e-5, 10_000: 1.97389e-4, 383_000: 1e-4, 766_000: 0.0}),
+        ("large", {0: 0.0, 5_000: 9.875e-5, 10_000: 1.95e-4, 200_000: 1e-4, 400_000: 0.0}),
+    ],
+)
+def test_the_presets_learning_rates(name, rates):
+    """base · (1 − step / total) · min(1, step / warm-up), worked out by hand."""
+    preset = load_preset(CONFIGS[0].parent / f"{name}.py")
+    schedule = make_schedule(preset.optimizer, preset.train.steps)
+    got = [preset.optimizer.learning_rate * float(schedule(jnp.asarray(step))) for step in rates]
+    np.testing.assert_allclose(got, list(rates.values()), rtol=1e-5)
 
 
 @pytest.mark.parametrize("decay_in_warmup", [True, False])
@@ -129,6 +161,9 @@ def test_every_parameter_is_decayed_or_not_by_name(config):
         is_norm = any(name.endswith("layer_norm") for name in names)
         assert decayed == (name == "kernel" or name.endswith("embeddings")), path
         assert not (decayed and (is_norm or name == "bias"))
+    # On demand all but the convolution's taps, which the paper does not have.
+    for path, decayed in jax.tree_util.tree_leaves_with_path(decay_mask(params, norms_and_biases=True)):
+        assert decayed == (path[-1].key != "taps"), path
 
 
 def test_an_unknown_parameter_is_refused():
