@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sets up and runs everything that is checked: lint, format, types, tests, two files of tests at a time.
-# Arguments go to pytest; -n 0 runs one at a time, as --pdb needs it.
+# Arguments go to pytest; -n 0 runs one at a time, as --pdb needs it. EXTRAS=dev leaves torch, Transformers and
+# TensorFlow out: what is compared with them is then compared with answers of theirs that were kept.
 . "$(dirname "$0")/setup.sh"
-setup dev
+setup "${EXTRAS:-dev,parity,tf}"
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

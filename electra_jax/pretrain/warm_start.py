@@ -47,7 +47,7 @@ def read_weights(config: PretrainConfig, data_set: DataSet) -> Weights:
     taken = {name: network for name, network in found.items() if getattr(wanted, name) is not None}
     if not taken:
         raise UserError(f"{where} are a {' and a '.join(found)}, and this run trains none of that")
-    for name in taken:
+    for name in sorted(taken):  # the discriminator first, whose settings are the generator's too
         _check_same(name, getattr(given, name), getattr(wanted, name), where)
     if len(taken) == 2 and not _agree(taken, wanted.sharing):
         raise UserError(

@@ -14,7 +14,7 @@ from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, shapes_of
 from electra_jax.networks import NetworksConfig, TaskConfig, networks_of
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 LABELS = ("a", "b", "c")
 TASKS = {
     "sequence_classification": TaskConfig(name="sequence_classification", labels=LABELS),
