@@ -1,7 +1,7 @@
 """A run, loaded to be used: which tokens look replaced, what stands behind a mask, what the generator writes."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,16 +61,42 @@ class Pretrained:
         self._require("detect", "discriminator_predictions")
         texts = [texts] if isinstance(texts, str) else list(texts)
         encodings = [self._encode(text) for text in texts]
-        windows = [window for encoding in encodings for window in self._windows(encoding.ids)]
-        found: dict[int, np.ndarray] = {}
-        for numbers, rows in rows_of(windows, self.special, self.length):
-            probabilities = np.asarray(_detect(self.model, self.special, self.params, rows))
-            found |= {n: row[1 : len(windows[n]) + 1] for n, row in zip(numbers, probabilities, strict=False)}
-        every = iter(np.concatenate([found[n] for n in range(len(windows))]).tolist() if windows else ())
+        probabilities = self._by_token(_detect, [encoding.ids for encoding in encodings])
         return [
-            Detection(text, [Token(text[s:e], s, e, next(every)) for s, e in encoding.offsets])
-            for text, encoding in zip(texts, encodings, strict=True)
+            Detection(
+                text, [Token(text[s:e], s, e, p) for (s, e), p in zip(encoding.offsets, found.tolist(), strict=True)]
+            )
+            for text, encoding, found in zip(texts, encodings, probabilities, strict=True)
         ]
+
+    def embed(self, texts: Iterable[str]) -> list[Float[np.ndarray, "tokens hidden"]]:
+        """The last hidden state of each token of each text: the discriminator's, or of a generator that is alone.
+
+        Raises UserError for a text without a token.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        return self._by_token(_embed, [self._encode(text).ids for text in texts])
+
+    def task_logits(self, texts: Iterable[str | tuple[str, str]]) -> list[Float[np.ndarray, "*tokens labels"]]:
+        """The fine-tuned head's scores of each text or pair of texts: of the whole, or of each of its tokens.
+
+        Of a pair's tokens, [SEP] stands between the two. `model.networks.task.labels` names the scores.
+        Raises UserError for a text without a token or too long for a row, and where nothing was fine-tuned.
+        """
+        self._require("task_logits", "task_head")
+        windows = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            parts = (text,) if isinstance(text, str) else text
+            ids = [self._encode(part).ids for part in parts]
+            windows.append([*ids[0], *(token for part in ids[1:] for token in (self.special.sep, *part))])
+            if len(windows[-1]) > self.length - 2:
+                raise UserError(f"the text {parts[0]!r:.60} has more than {self.length - 2} tokens: shorten it")
+        task = self.model.networks.task
+        assert task is not None
+        if task.name != "sequence_classification":
+            return self._by_token(_task, windows)
+        found = dict(self._ask(_task, windows))
+        return [found[number] for number in range(len(windows))]
 
     def fill_mask(self, text: str, top: int = 5) -> Filled:
         """The generator's `top` likeliest tokens for each [MASK] of the text.
@@ -216,6 +242,19 @@ class Pretrained:
             return None
         return Encoding(ids[1:], [(s - 1, e - 1) for s, e in offsets[1:]])
 
+    def _by_token(self, function: Any, texts: list[list[int]]) -> list[np.ndarray]:
+        """What a function says of each token of each text, windows put together."""
+        windows = [list(self._windows(ids)) for ids in texts]
+        flat = [window for those in windows for window in those]
+        found = {number: row[1 : len(flat[number]) + 1] for number, row in self._ask(function, flat)}
+        parts = iter(found[number] for number in range(len(flat)))
+        return [np.concatenate([next(parts) for _ in those]) for those in windows]
+
+    def _ask(self, function: Any, windows: list[list[int]]) -> Iterator[tuple[int, np.ndarray]]:
+        """(which window, what a function says of its row)."""
+        for numbers, rows in rows_of(windows, self.special, self.length):
+            yield from zip(numbers, np.asarray(function(self.model, self.special, self.params, rows)), strict=False)
+
     def _windows(self, ids: list[int]) -> Iterable[list[int]]:
         size = self.length - 2  # [CLS] and [SEP]
         return (ids[first:last] for first, last in cut(ids, size, self.tokenizer.starts_word))
@@ -256,6 +295,20 @@ def _detect(model: Electra, special: SpecialTokens, params: Params, ids: Int[Arr
     """Each token's probability of having been replaced, [batch, length]."""
     logits: Any = model.apply({"params": params}, create_inputs(ids, special), method=Electra.rtd_logits)
     return jax.nn.sigmoid(logits)
+
+
+@_jit
+def _embed(model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]) -> Float[Array, "b l h"]:
+    alone = model.networks.discriminator is None
+    method = Electra.generator_hidden if alone else Electra.discriminator_hidden
+    hidden: Any = model.apply({"params": params}, create_inputs(ids, special), method=method)
+    return hidden.reshape(*ids.shape, -1)
+
+
+@_jit
+def _task(model: Electra, special: SpecialTokens, params: Params, ids: Int[Array, "b l"]) -> Float[Array, "b *l n"]:
+    logits: Any = model.apply({"params": params}, create_inputs(ids, special), method=Electra.task_logits)
+    return logits
 
 
 @partial(jax.jit, static_argnums=(0, 1, 5))

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity import LABELS, TASKS, TINY, TINY_NETWORKS, random_params
@@ -18,6 +19,8 @@ from electra_jax.interop.export import export_huggingface
 from electra_jax.interop.huggingface import CONFIG, WEIGHTS, read_folder
 from electra_jax.interop.model_card import Facts
 from electra_jax.interop.portable import read_huggingface, read_imported, write_imported
+from electra_jax.model.electra import Electra
+from electra_jax.model.inputs import create_inputs
 from electra_jax.model.sharing import join, separate
 from electra_jax.networks import NetworksConfig
 
@@ -282,3 +285,42 @@ def test_what_hugging_face_cannot_express_is_refused_by_name(setting, tiny_token
     with pytest.raises(UserError, match=f"model.{name} is {value!r} and not"):
         export_huggingface(tmp_path / "out", networks, random_params(networks), tiny_tokenizer, Facts(0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_loaded_model_says_is_what_its_networks_say(folders, tiny_tokenizer):
+    """Against the networks applied by hand, whatever the lengths of the texts beside."""
+    texts = ["the end of a day.", "and", "of the people and the day and the night of it all and so on"]
+    loaded = electra_jax.load(folders.discriminator)
+    special = loaded.special
+    hidden = loaded.embed(texts)
+    for text, found in zip(texts, hidden, strict=True):
+        ids = np.array([[special.cls, *tiny_tokenizer.encode(text).ids, special.sep]], np.int32)[:, :40]
+        inputs = create_inputs(jnp.asarray(ids), special)
+        expected = loaded.model.apply({"params": loaded.params}, inputs, method=Electra.discriminator_hidden)
+        assert found.shape == (len(tiny_tokenizer.encode(text).ids), 24)
+        if len(found) <= 38:  # else it was cut into windows
+            np.testing.assert_allclose(found, expected[1:-1], atol=1e-5)
+    assert len(hidden[2]) > 38
+    assert electra_jax.load(folders.generator).embed(texts)[0].shape[1] == 12
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_fine_tuned_model_says(task, folders, tiny_tokenizer):
+    loaded = electra_jax.load(folders.tasks[task])
+    special = loaded.special
+    first, second = tiny_tokenizer.encode("a day").ids, tiny_tokenizer.encode("the end.").ids
+    alone, pair = loaded.task_logits(["a day", ("a day", "the end.")])
+    ids = np.array([[special.cls, *first, special.sep, *second, special.sep]], np.int32)
+    expected = loaded.model.apply(
+        {"params": loaded.params}, create_inputs(jnp.asarray(ids), special), method=Electra.task_logits
+    )[0]
+    if task == "sequence_classification":
+        assert alone.shape == (3,)
+        np.testing.assert_allclose(pair, expected, atol=1e-5)
+    else:
+        assert len(alone) == len(first)
+        np.testing.assert_allclose(pair, expected[1:-1], atol=1e-5)
+    with pytest.raises(UserError, match="has more than 38 tokens"):
+        loaded.task_logits(["day " * 40])
+    with pytest.raises(UserError, match="task_logits asks a fine-tuned head, and this one was pre-trained only"):
+        electra_jax.load(folders.discriminator).task_logits(["a day"])
