@@ -96,7 +96,7 @@ def _shared(generator: Network, discriminator: Network) -> Sharing:
 def describe(model: Portable) -> str:
     """One line: the networks, their sizes, what they share, and the tokenizer."""
     parts = []
-    for name, network in separate(model.params, model.networks).items():
+    for name, network in sorted(separate(model.params, model.networks).items()):
         sizes = model.networks.generator if name == "generator" else model.networks.discriminator
         assert sizes is not None
         count = sum(leaf.size for leaf in jax.tree.leaves(tuple(network)))

@@ -289,7 +289,7 @@ def test_what_hugging_face_cannot_express_is_refused_by_name(setting, tiny_token
 
 def test_what_a_loaded_model_says_is_what_its_networks_say(folders, tiny_tokenizer):
     """Against the networks applied by hand, whatever the lengths of the texts beside."""
-    texts = ["the end of a day.", "and", "of the people and the day and the night of it all and so on"]
+    texts = ["the end of a day.", "and", "of the people and the day and the night of it all and so on and on"]
     loaded = electra_jax.load(folders.discriminator)
     special = loaded.special
     hidden = loaded.embed(texts)
