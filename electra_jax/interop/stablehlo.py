@@ -6,6 +6,7 @@ A folder holds one `NAME.stablehlo` a function, the parameters of all of them in
 first arguments: as constants inside it they would be written once a function, and compiled with it for each shape.
 """
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def load_stablehlo(folder: Path) -> ExportedModel:
     Raises UserError where the folder is no such thing or lacks a file, MachineError where a file is damaged.
     """
     manifest = _read_manifest(folder)
+    need_flatbuffers()
     try:
         longest, fingerprint, checksums = manifest["longest"], manifest["tokenizer"], manifest["sha256"]
         parameters = {name: entry["takes"]["parameters"] for name, entry in manifest["functions"].items()}
@@ -129,18 +131,24 @@ def _check(path: Path, checksum: str) -> None:
 
 def _deserialize(path: Path, manifest: dict[str, Any]) -> export.Exported:
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
-    except ImportError:
-        raise UserError("to open an exported model needs the package flatbuffers: pip install flatbuffers") from None
+        found = export.deserialize(bytearray(path.read_bytes()))
+        found.mlir_module()  # the StableHLO within, which is otherwise first read when it is called
     except Exception as error:  # its bytes are those written, so this JAX cannot read that one's
         raise UserError(
             f"{path} was written by JAX {manifest.get('jax')} and cannot be opened by {jax.__version__} "
-            f"({_first_line(error):.80}): export it again, or install that JAX"
+            f"({_first_line(error):.80}): export it again, or install that JAX or a newer one"
         ) from None
+    return found
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def need_flatbuffers() -> None:
+    """Raises UserError where the package is missing in which `jax.export` writes and reads."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError("exported models need the package flatbuffers: pip install flatbuffers")
 
 
 def file_of(folder: Path, artifact: str) -> Path:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from electra_jax.errors import UserError
 from electra_jax.files import sha256_of, write_file, write_json
-from electra_jax.interop.stablehlo import FORMAT, MANIFEST, TOKENIZER, VERSION, WEIGHTS, file_of
+from electra_jax.interop.stablehlo import FORMAT, MANIFEST, TOKENIZER, VERSION, WEIGHTS, file_of, need_flatbuffers
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
@@ -39,6 +39,7 @@ def write_stablehlo(
     `longest` is the longest row that the functions take, `max_position_embeddings` unless given.
     Raises UserError where learned positions do not reach so far.
     """
+    need_flatbuffers()
     sizes = networks.main
     longest = sizes.max_position_embeddings if longest is None else longest
     if sizes.position == "absolute" and longest > sizes.max_position_embeddings:

@@ -162,12 +162,18 @@ def flip(path):
     path.write_bytes(content)
 
 
-def replace_function(folder):
+def replace_function(folder, content):
     """Rubbish under its right checksum stands for what this JAX cannot read."""
     path = folder / "discriminator.stablehlo"
-    path.write_bytes(b"rubbish" * 20)
+    path.write_bytes(content)
     checksums = json.loads((folder / "manifest.json").read_text())["sha256"]
     change_manifest(folder, sha256={**checksums, path.name: sha256_of(path)})
+
+
+def replace_module(folder):
+    """What an older JAX finds in the export of a newer one: a known envelope, an unknown StableHLO."""
+    function = export.deserialize(bytearray((folder / "discriminator.stablehlo").read_bytes()))
+    replace_function(folder, dataclasses.replace(function, mlir_module_serialized=b"rubbish").serialize())
 
 
 def rename_parameter(folder):
@@ -200,7 +206,8 @@ FAULTS = {
     "no checksums": (lambda f: change_manifest(f, sha256={}), MachineError, "manifest.json is damaged"),
     "no functions": (lambda f: change_manifest(f, functions=[]), MachineError, "manifest.json is damaged"),
     "unknown parameter": (rename_parameter, MachineError, "does not hold discriminator_predictions/b"),
-    "function of another JAX": (replace_function, UserError, "was written by JAX .* and cannot be opened by"),
+    "unknown envelope": (lambda f: replace_function(f, b"rubbish" * 20), UserError, "was written by JAX .* cannot be"),
+    "unknown StableHLO": (replace_module, UserError, "was written by JAX .* cannot be opened by"),
 }
 
 
