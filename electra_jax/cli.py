@@ -118,7 +118,7 @@ def export(args: list[str]) -> None:
     run = _load(parsed.run, parsed.step)
     model = (parsed.out, run.model.networks, run.params, run.tokenizer)
     if parsed.format == "stablehlo":
-        written = export_stablehlo(*model)
+        written = export_stablehlo(*model, run.length)
     else:
         written = export_huggingface(*model, read_facts(parsed.run, run.step, run.config))
     for path in written:

@@ -41,10 +41,16 @@ def export_huggingface(
     return [out] if networks.task is not None else [out / name for name in sizes]
 
 
-def export_stablehlo(out: Path, networks: NetworksConfig, params: Any, tokenizer: Tokenizer) -> list[Path]:
-    """Writes programs that run wherever JAX does, without this project's model code; returns the folder."""
-    from electra_jax.interop.stablehlo import write_stablehlo
+def export_stablehlo(out: Path, networks: NetworksConfig, params: Any, tokenizer: Tokenizer, length: int) -> list[Path]:
+    """Writes functions that run wherever JAX does, without this project's model code; returns the folder.
 
+    They take rows as long as the model has positions; with rotary ones, also as long as its own rows, `length`.
+    """
+    from electra_jax.interop.stablehlo_writer import write_stablehlo
+
+    longest = networks.main.max_position_embeddings
     with new_folder(out) as aside:
-        write_stablehlo(aside, networks, params, tokenizer)
+        write_stablehlo(
+            aside, networks, params, tokenizer, max(longest, length) if networks.main.position == "rope" else longest
+        )
     return [out]

@@ -91,9 +91,9 @@ class Encoder(nn.Module):
     def __call__(
         self, embedded: Float[Array, "t e"], inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None
     ) -> Float[Array, "t h"]:
-        c, batch = self.config, inputs.ids.shape[0]
+        c = self.config
         first_site = c.num_hidden_layers * SITES
-        x = _dropout_rows(embedded, dropout_seeds, first_site, c.hidden_dropout_prob, batch)
+        x = _dropout_rows(embedded, dropout_seeds, first_site, c.hidden_dropout_prob)
         if c.embedding_size != c.hidden_size:
             dense = nn.Dense(
                 c.hidden_size, dtype=self.kernels.dtype, kernel_init=projection_init(c), name="embeddings_project"
@@ -102,7 +102,8 @@ class Encoder(nn.Module):
         rotation = None
         if c.position == "rope":
             head_size = c.hidden_size // c.num_attention_heads
-            rotation = create_rotation(inputs.positions, inputs.ids.shape[1], head_size, c.rope_base)
+            end = self.kernels.longest or inputs.ids.shape[1]
+            rotation = create_rotation(inputs.positions, end, head_size, c.rope_base)
         context = Context(inputs.segment_ids, dropout_seeds, rotation)
         sites = jnp.arange(c.num_hidden_layers, dtype=jnp.uint32) * SITES
         if self.kernels.unroll_layers and not self.is_initializing():
@@ -148,7 +149,6 @@ class EncoderLayer(nn.Module):
         self, x: Float[Array, "t h"], context: Context, site: UInt32[Array, ""]
     ) -> tuple[Float[Array, "t h"], None]:
         c = self.config
-        batch = context.segment_ids.shape[0]
         if c.convolution_width:
             x = Convolution(c, self.kernels, name="convolution")(x, context.segment_ids)
         attention = SelfAttention(c, self.kernels, name="attention")
@@ -156,14 +156,14 @@ class EncoderLayer(nn.Module):
 
         def attend(y: Float[Array, "t h"]) -> Float[Array, "t h"]:
             seeds, rate = context.dropout_seeds, c.hidden_dropout_prob
-            return _dropout_rows(attention(y, context, site), seeds, site + ATTENTION_OUTPUT_SITE, rate, batch)
+            return _dropout_rows(attention(y, context, site), seeds, site + ATTENTION_OUTPUT_SITE, rate)
 
         def feed_forward(y: Float[Array, "t h"]) -> Float[Array, "t h"]:
             dtype, out_init = self.kernels.dtype, matrix_init(c, is_output=True)
             y = nn.Dense(c.intermediate_size, dtype=dtype, kernel_init=matrix_init(c), name="intermediate")(y)
             y = nn.Dense(c.hidden_size, dtype=dtype, kernel_init=out_init, name="output")(gelu(y))
             seeds, rate = context.dropout_seeds, c.hidden_dropout_prob
-            return _dropout_rows(y, seeds, site + FEED_FORWARD_SITE, rate, batch)
+            return _dropout_rows(y, seeds, site + FEED_FORWARD_SITE, rate)
 
         if c.norm == "post":
             x = attention_norm(x + attend(x)).astype(x.dtype)
@@ -217,6 +217,8 @@ def _shift(x: Array, by: int) -> Array:
 
 
 def _dropout_rows(
-    x: Float[Array, "t h"], seeds: UInt32[Array, "b 2"] | None, site: UInt32[Array, ""] | int, rate: float, batch: int
+    x: Float[Array, "t h"], seeds: UInt32[Array, "b 2"] | None, site: UInt32[Array, ""] | int, rate: float
 ) -> Float[Array, "t h"]:
-    return dropout(x.reshape(batch, -1, x.shape[-1]), seeds, site, rate).reshape(x.shape)
+    if seeds is None:
+        return x
+    return dropout(x.reshape(len(seeds), -1, x.shape[-1]), seeds, site, rate).reshape(x.shape)

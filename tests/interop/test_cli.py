@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from parity import TINY_NETWORKS, random_params
 from runs import electra_jax as in_own_process
@@ -12,6 +13,7 @@ from tiny_models import assert_trees_equal
 
 import electra_jax
 from electra_jax.cli import main
+from electra_jax.interop.stablehlo import load_stablehlo
 
 
 def run(capsys, *args: str | Path) -> tuple[int, str, str]:
@@ -66,6 +68,16 @@ def test_the_card_of_a_run_says_what_it_was_trained_on_and_what_was_measured(sma
     assert refused[0] == 2
     assert "model.position is 'rope' and not 'absolute', model.norm is 'pre' and not 'post'" in refused[2]
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_any_form_is_exported_as_functions(small_run, tmp_path, capsys):
+    code, told, _ = run(capsys, "export", "--run", small_run.run, "--format", "stablehlo", "--out", tmp_path / "out")
+    assert (code, told.strip()) == (0, str(tmp_path / "out"))
+    exported, ours = load_stablehlo(tmp_path / "out"), electra_jax.load(small_run.run)
+    special, text = ours.special, "The chef ate the meal in Marby."
+    ids = np.array([[special.cls, *exported.tokenizer.encode(text).ids, special.sep]])
+    found = 1 / (1 + np.exp(-np.asarray(exported.discriminator(ids))[0, 1:-1]))
+    np.testing.assert_allclose(found, [token.probability for token in ours.detect([text])[0].tokens], atol=1e-5)
 
 
 @pytest.mark.parametrize(
