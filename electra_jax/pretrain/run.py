@@ -164,7 +164,7 @@ class Run:
             if weights is None:
                 console.print(f"starting from scratch in {self.workdir}", highlight=False)
                 return Clock(), state
-            console.print(f"starting in {self.workdir} from {weights.story}", highlight=False)
+            console.print(f"starting in {self.workdir} from {weights.story}", highlight=False, soft_wrap=True)
             params = begin_with(weights, state.params, networks_of(self.config))
             return Clock(), state._replace(params=jax.device_put(params, places.params))
         console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False)

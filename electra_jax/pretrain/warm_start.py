@@ -38,9 +38,11 @@ def read_weights(config: PretrainConfig, data_set: DataSet) -> Weights:
     where = f"the weights of {config.train.init_from}"
     theirs, ours = source.tokenizer.fingerprint, data_set.meta["tokenizer"]["fingerprint"]
     if theirs != ours:
+        folder = Path(config.train.init_from) / "tokenizer"
+        first = "" if folder.is_dir() else "import the model, and "
         raise UserError(
-            f"{where} were trained with another tokenizer ({theirs[:12]}) than the data set's ({ours[:12]}): prepare "
-            f"the data with --tokenizer-file of that model's tokenizer folder"
+            f"{where} were trained with another tokenizer ({theirs[:12]}) than the data set's ({ours[:12]}): {first}"
+            f"prepare the data with --tokenizer-file {folder if folder.is_dir() else 'IMPORTED/tokenizer'}"
         )
     given, wanted = source.model.networks, networks_of(config)
     found = separate(jax.device_get(source.params), given)
