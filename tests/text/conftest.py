@@ -1,6 +1,5 @@
 """Text that every Python brings along, and small tokenizers trained on it."""
 
-import os
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -48,13 +47,3 @@ def wordpiece_tokenizer() -> Tokenizer:
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     found: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
     return found
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The project's own data, where it is there; each test on it has a twin that needs nothing."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ["ELECTRA_JAX_SHARED"]) if "ELECTRA_JAX_SHARED" in os.environ else beside
-    if not folder.is_dir():
-        pytest.skip("shared data is not here")
-    return folder
