@@ -228,6 +228,11 @@ def test_what_does_not_fit_is_listed_in_one_sentence():
         ("^generator_predictions/", [], "missing there: generator_predictions/LayerNorm/beta"),
         ("/embeddings_project/", [], "missing there: .*electra/embeddings_project/bias, .*generator/embeddings_pro"),
         ("^$", ["generator/embeddings/word_embeddings"], "no matrix generator/embeddings/position_embeddings"),
+        (
+            "^generator",
+            ["generator_ltr/encoder/layer_0/output/dense/kernel"],
+            "unknown here: generator_ltr/enc",
+        ),  # Electric
         ("layer_0/attention/self/query/kernel", [], "no matrix electra/encoder/layer_0/attention/self/query/kernel"),
         ("^electra/embeddings/word", [], "no matrix electra/embeddings/word_embeddings"),
         ("^.*$", ["bert/embeddings/word_embeddings"], "is a BERT checkpoint"),
