@@ -95,10 +95,10 @@ def _account_for(
     if shapes:
         faults.append(f"of another shape: {_listed(shapes)}")
     if faults:
-        raise UserError(f"{where} does not hold the tensors that its settings describe ({'; '.join(faults)})")
+        raise UserError(f"{where} does not hold the tensors that its sizes describe ({'; '.join(faults)})")
 
 
 def _listed(names: Iterable[str]) -> str:
-    every = sorted(names)
+    every = sorted(set(names))  # what two networks share is one tensor there
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + more
