@@ -78,6 +78,7 @@ class ImportArgs:
     vocab: Path | None = None  # tf1: the vocab.txt it was trained with
     lower_case: bool = True  # tf1
     strip_accents: bool | None = None  # tf1; None: as lower_case
+    head_size: int = 64  # tf1: of an attention head, which a checkpoint does not say; 64 in the published ones
 
 
 def import_model(args: list[str]) -> None:
@@ -92,7 +93,8 @@ def import_model(args: list[str]) -> None:
             )
         from electra_jax.interop.tf1 import read_tf1
 
-        model = read_tf1(parsed.source, parsed.vocab, parsed.lower_case, parsed.strip_accents)
+        casing = (parsed.lower_case, parsed.strip_accents)
+        model = read_tf1(parsed.source, parsed.vocab, *casing, parsed.head_size)
     elif parsed.vocab is not None:
         raise UserError("a Hugging Face folder brings its own vocabulary: leave --vocab out")
     else:

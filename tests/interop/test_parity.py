@@ -10,6 +10,7 @@ import pytest
 from parity import (
     TASKS,
     TINY,
+    TORCH_CLASSES,
     Step,
     assert_gradients_agree,
     networks_at,
@@ -22,7 +23,7 @@ from parity import (
 from tiny_models import SPECIAL, make_keys
 
 from electra_jax.config import ObjectiveConfig
-from electra_jax.interop.huggingface import TORCH, read_folder
+from electra_jax.interop.huggingface import SHARED, TORCH, read_folder
 from electra_jax.interop.tensors import write_network
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
@@ -33,7 +34,7 @@ from electra_jax.pretrain.corruption import create_row_keys
 from electra_jax.pretrain.objectives import Weights, electra, total_loss
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 SIZES = ["tiny", "small", "base"]
 ROWS, LENGTH = 4, 32
@@ -106,6 +107,31 @@ def test_what_torch_saves_is_read_to_the_same_bytes(both, tmp_path):
         assert tensors.keys() == saved.keys() - tied
         for key, value in tensors.items():
             assert value.tobytes() == saved[key].numpy().tobytes(), key
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_a_model_of_torch_s_own_making_says_the_same_here(size, tmp_path):
+    """The other direction from its beginning: settings and weights are Transformers'."""
+    sizes = networks_at(size)
+    for name, config in (("discriminator", sizes.discriminator), ("generator", sizes.generator)):
+        torch.manual_seed(0)
+        values = {key: getattr(config, key) for key in SHARED} | {"layer_norm_eps": 1e-6, "initializer_range": 0.05}
+        cls = getattr(transformers, TORCH_CLASSES[name])
+        theirs = cls(transformers.ElectraConfig(**values)).eval()
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+        theirs.save_pretrained(tmp_path / name)
+        networks, network = read_folder(tmp_path / name)
+        inputs = rows_for(networks)
+        with torch.no_grad():
+            expected = theirs(**torch_inputs(inputs)).logits.numpy()
+        params = join({name: network}, networks)
+        every = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
+        rest = (every,) if name == "generator" else ()
+        method = Electra.mlm_logits if name == "generator" else Electra.rtd_logits
+        real = np.asarray(inputs.attention_mask)
+        assert np.abs(ours(networks, params, inputs, method, *rest) - expected)[real].max() <= 2e-5
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -19,6 +19,7 @@ from parity import padded_rows, torch_inputs
 from published import random_arrays, variables, write_checkpoints
 from tiny_models import SPECIAL, assert_trees_equal
 
+from electra_jax.cli import main
 from electra_jax.files import sha256_of
 from electra_jax.interop.portable import read_imported, write_imported
 from electra_jax.interop.tf1 import QUIET, read_tf1
@@ -43,6 +44,21 @@ def checkpoints(tmp_path_factory) -> Iterator[dict[str, tuple[Path, dict[str, np
     prefixes = write_checkpoints(dict(zip(places, arrays, strict=True)))
     yield dict(zip(WRITTEN, zip(prefixes, arrays, strict=True), strict=True))
     shutil.rmtree(folder)
+
+
+def test_the_command_imports_one(checkpoints, tmp_path, capsys):
+    prefix, arrays = checkpoints["tied"]
+    vocab = vocabulary(tmp_path / "vocab.txt", 61)
+    args = ["import", "--format", "tf1", "--from", prefix.parent, "--vocab", vocab, "--out", tmp_path / "run"]
+    assert main([*map(str, args), "--head-size", str(HEAD_SIZE)]) == 0
+    assert "the embeddings are shared; wordpiece of 61 pieces, uncased" in capsys.readouterr().out
+    model = read_imported(tmp_path / "run")
+    assert_every_array_in_place(model.networks, model.params, LAYOUTS["tied"], arrays)
+    other = vocabulary(tmp_path / "other.txt", 60)
+    args = ["import", "--format", "tf1", "--from", prefix, "--vocab", other, "--out", tmp_path / "nothing"]
+    assert main([*map(str, args), "--head-size", str(HEAD_SIZE)]) == 2
+    assert "the tokenizer has 60 pieces" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("name", WRITTEN)
