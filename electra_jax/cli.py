@@ -50,6 +50,7 @@ def pretrain(args: list[str]) -> None:
     first.add_argument("--init-from", type=Path)
     early, args = first.parse_known_args(args)
     config, rest, description = _preset("pretrain", args, pretrain.__doc__)
+    description += " --init-from MODEL begins with the weights of a run, an imported model or a Hugging Face folder."
     if early.init_from is not None:
         config = dataclasses.replace(
             config, train=dataclasses.replace(config.train, init_from=str(early.init_from.resolve()))
@@ -76,9 +77,9 @@ class ImportArgs:
     format: Literal["huggingface", "tf1"] = "huggingface"
     generator: Path | None = None  # huggingface: the folder of the discriminator's own generator
     vocab: Path | None = None  # tf1: the vocab.txt it was trained with
-    lower_case: bool = True  # tf1
+    lower_case: bool | None = None  # tf1; None: yes, as most published ones
     strip_accents: bool | None = None  # tf1; None: as lower_case
-    head_size: int = 64  # tf1: of an attention head, which a checkpoint does not say; 64 in the published ones
+    head_size: int | None = None  # tf1: of an attention head, which a checkpoint does not say; None: 64, as published
 
 
 def import_model(args: list[str]) -> None:
@@ -93,10 +94,10 @@ def import_model(args: list[str]) -> None:
             )
         from electra_jax.interop.tf1 import read_tf1
 
-        casing = (parsed.lower_case, parsed.strip_accents)
-        model = read_tf1(parsed.source, parsed.vocab, *casing, parsed.head_size)
-    elif parsed.vocab is not None:
-        raise UserError("a Hugging Face folder brings its own vocabulary: leave --vocab out")
+        casing = (parsed.lower_case is not False, parsed.strip_accents)
+        model = read_tf1(parsed.source, parsed.vocab, *casing, parsed.head_size or 64)
+    elif {parsed.vocab, parsed.lower_case, parsed.strip_accents, parsed.head_size} != {None}:
+        raise UserError("a Hugging Face folder says its vocabulary, casing and heads itself: leave these options out")
     else:
         model = read_huggingface(parsed.source, parsed.generator)
     write_imported(parsed.out, model)

@@ -385,4 +385,6 @@ def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
         return found
 
     before, after = flat(old), flat(new)
+    if None not in (before["train.init_from"], after["train.init_from"]):
+        after["train.init_from"] = before["train.init_from"]  # where the weights lie today is no setting of the result
     return [f"{key}: {before[key]} → {after[key]}" for key in before if before[key] != after[key]]

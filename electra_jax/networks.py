@@ -6,6 +6,13 @@ from typing import Literal
 from electra_jax.config import ModelConfig, PretrainConfig, Sharing, generator_model
 from electra_jax.settings import Settings
 
+# The settings in which two networks must agree to share so much of their embeddings.
+MUST_AGREE: dict[Sharing, tuple[str, ...]] = {
+    "none": (),
+    "token": ("vocab_size", "embedding_size"),
+    "gdes": ("vocab_size", "embedding_size", "max_position_embeddings"),
+    "all": ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+}
 Task = Literal["sequence_classification", "token_classification", "question_answering"]
 
 
@@ -25,6 +32,13 @@ class TaskConfig(Settings):
             self.name != "question_answering" or len(self.labels) == 2,
             f"question answering has two outputs, start and end, not {len(self.labels)}",
         )
+        self.require(
+            self.problem_type != "single_label_classification" or len(self.labels) > 1,
+            "a choice among labels needs two of them at least",
+        )
+        self.require(
+            self.dropout is None or 0 <= self.dropout < 1, f"a head's dropout must be in [0, 1), not {self.dropout}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +52,8 @@ class NetworksConfig(Settings):
     def check(self) -> None:
         self.require(self.discriminator is not None or self.generator is not None, "there must be a network")
         self.require(self.task is None or self.discriminator is not None, "a task's head needs a discriminator")
-        if self.discriminator is not None and self.generator is not None and self.sharing != "none":
-            names = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
-            for name in names:
+        if self.discriminator is not None and self.generator is not None:
+            for name in MUST_AGREE[self.sharing]:
                 ours, theirs = getattr(self.discriminator, name), getattr(self.generator, name)
                 self.require(ours == theirs, f"{name} is {ours} and {theirs}, but the embeddings are shared")
 
@@ -52,11 +65,15 @@ class NetworksConfig(Settings):
         return self.discriminator.embedding_sharing
 
     @property
+    def each(self) -> dict[str, ModelConfig]:
+        """The networks that there are, by name."""
+        found = {"generator": self.generator, "discriminator": self.discriminator}
+        return {name: sizes for name, sizes in found.items() if sizes is not None}
+
+    @property
     def main(self) -> ModelConfig:
         """The network that a user wants: the discriminator, or the generator where it is all there is."""
-        found = self.discriminator or self.generator
-        assert found is not None
-        return found
+        return self.each.get("discriminator") or self.each["generator"]
 
 
 def networks_of(config: PretrainConfig) -> NetworksConfig:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from electra_jax.config import ModelConfig
 from electra_jax.files import new_folder, write_file
 from electra_jax.interop.hf_tokenizer import write_tokenizer
 from electra_jax.interop.huggingface import check_expressible, write_folder
@@ -23,8 +24,7 @@ def export_huggingface(
 
     Raises UserError, before anything is written, for what Hugging Face's ELECTRA cannot express.
     """
-    present = {"discriminator": networks.discriminator, "generator": networks.generator}
-    sizes = {name: found for name, found in present.items() if found is not None}
+    sizes = dict(sorted(networks.each.items()))
     if networks.task is not None:
         sizes.pop("generator", None)
     for found in sizes.values():
@@ -34,11 +34,16 @@ def export_huggingface(
         for name, found in sizes.items():
             folder = aside if networks.task is not None else aside / name
             write_folder(folder, networks, params, name)
-            write_tokenizer(tokenizer, folder, found.max_position_embeddings)
-            head = head_of(networks, name)
-            card = model_card(networks, head, tokenizer, facts, found.max_position_embeddings)
-            write_file(folder / CARD, card)
+            longest = _longest(found, facts)
+            write_tokenizer(tokenizer, folder, longest)
+            write_file(folder / CARD, model_card(networks, head_of(networks, name), tokenizer, facts, longest))
     return [out] if networks.task is not None else [out / name for name in sizes]
+
+
+def _longest(sizes: ModelConfig, facts: Facts) -> int:
+    """Tokens whose positions were trained, as far as that is known: a run from scratch saw rows of one length."""
+    from_scratch = facts.config is not None and facts.config.train.init_from is None
+    return facts.config.data.length if facts.config and from_scratch else sizes.max_position_embeddings
 
 
 def export_stablehlo(out: Path, networks: NetworksConfig, params: Any, tokenizer: Tokenizer, length: int) -> list[Path]:

@@ -20,6 +20,7 @@ from electra_jax.errors import UserError
 from electra_jax.files import write_file, write_json
 from electra_jax.interop.tokenizer_json import MAX_CHARACTERS, PREFIX, unigram_json, wordpiece_json
 from electra_jax.text.sentencepiece import MODEL
+from electra_jax.text.tokenizer import SETTINGS as OURS
 from electra_jax.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer_file
 from electra_jax.text.wordpiece import VOCABULARY, WordPieceTokenizer
 
@@ -141,7 +142,8 @@ def _wordpiece(folder: Path, backend: dict[str, Any]) -> _WordPiece:
     kind = model.get("type", "WordPiece")  # old files leave it out
     if kind == "Unigram":
         raise UserError(
-            f"{folder} holds a SentencePiece tokenizer without its {MODEL}: copy that from where it was exported"
+            f"{folder} holds a SentencePiece tokenizer without its {MODEL} and {OURS}: copy both from where it was "
+            "exported"
         )
     if kind != "WordPiece" or "continuing_subword_prefix" not in model:
         raise _refusal(folder, f"is a {kind} model, not WordPiece")

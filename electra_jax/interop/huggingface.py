@@ -13,7 +13,7 @@ import numpy as np
 
 from electra_jax.config import ModelConfig
 from electra_jax.errors import UserError
-from electra_jax.files import write_json
+from electra_jax.files import write_file, write_json
 from electra_jax.interop.names import Head, Leaf
 from electra_jax.interop.tensors import Foreign, head_of, read_networks, write_network
 from electra_jax.model.sharing import Network
@@ -57,9 +57,11 @@ BUFFERS = {"electra.embeddings.position_ids", "electra.embeddings.token_type_ids
 TIED = "generator_lm_head.weight"
 WORDS = "electra.embeddings.word_embeddings.weight"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.bin")
+OTHERS = ("tf_model.h5", "flax_model.msgpack")
+# Into the same folder, where the tokenizer is.
 CONVERT = (
-    'nothing is unpickled here, so convert it where it came from: python -c "from transformers import {cls} as M; '
-    "M.from_pretrained('{folder}').save_pretrained('{folder}-safe')\", with transformers and torch installed"
+    "nothing is unpickled here, so if you trust it, convert it with transformers and torch: python -c "
+    "\"from transformers import {cls} as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
 )
 
 
@@ -88,8 +90,10 @@ def read_config(folder: Path) -> HfConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} is no Hugging Face folder, for it has no {CONFIG}: name the model's own") from None
-    except (OSError, ValueError) as error:
+        inside = folder / "discriminator"
+        advice = inside if (inside / CONFIG).is_file() else "the model's own"
+        raise UserError(f"{folder} is no Hugging Face folder, for it has no {CONFIG}: name {advice}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): copy the folder again") from None
     if not isinstance(values, dict) or values.get("model_type") != "electra":
         kind = values.get("model_type") if isinstance(values, dict) else None
@@ -97,8 +101,9 @@ def read_config(folder: Path) -> HfConfig:
     for name, ours in FIXED.items():
         if values.get(name, ours) != ours:
             raise UserError(f"{path}: {name} is {values[name]!r}, but ELECTRA here has {ours!r} only")
-    architectures = values.get("architectures") or []
-    head = ARCHITECTURES.get(architectures[0]) if isinstance(architectures, list) and architectures else None
+    architectures = values.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    head = ARCHITECTURES.get(first) if isinstance(first, str) else None
     if head is None:
         raise UserError(
             f"{path}: architectures is {architectures!r}, but only {', '.join(ARCHITECTURES)} can be read: export the "
@@ -114,12 +119,14 @@ def read_config(folder: Path) -> HfConfig:
 
 def _task(head: Head, values: dict[str, Any]) -> TaskConfig:
     labels = {"0": "start", "1": "end"} if head == "question_answering" else values.get("id2label")
-    if labels is None:
-        labels = {str(number): f"LABEL_{number}" for number in range(values.get("num_labels", 2))}
     try:
+        if labels is None:
+            labels = {str(number): f"LABEL_{number}" for number in range(values.get("num_labels", 2))}
         names = tuple(labels[str(number)] for number in range(len(labels)))
     except (KeyError, TypeError):
-        raise UserError(f"id2label does not number the labels from 0 on: {labels!r}") from None
+        raise UserError(f"id2label and num_labels do not number labels from 0 on: {labels!r:.80}") from None
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"id2label names labels that are no text: {names!r:.80}")
     problem = values.get("problem_type")
     return TaskConfig(name=head, labels=names, problem_type=problem, dropout=values.get("classifier_dropout"))  # type: ignore[arg-type]
 
@@ -140,19 +147,21 @@ def read_folder(folder: Path) -> tuple[NetworksConfig, Network]:
     with _tensors(folder) as tensors:
         shapes = {key: tuple(tensors[key].get_slice(key).get_shape()) for key in tensors if key not in BUFFERS}
         if is_generator and TIED in shapes:
-            _check_tied(folder, tensors)
+            if WORDS in shapes:
+                _check_tied(folder, tensors)
+            else:  # of one array under two names, a file may keep either
+                shapes[WORDS], tensors[WORDS] = shapes[TIED], tensors[TIED]
             del shapes[TIED]
 
         def read(_: str, key: str) -> np.ndarray:
-            return tensors[key].get_tensor(key)
+            held = TIED if key == WORDS and WORDS not in tensors[key].keys() else key  # noqa: SIM118 no dictionary
+            return tensors[key].get_tensor(held)
 
         found = read_networks(networks, {name: TORCH}, {name: shapes}, read, str(folder))
     return networks, found[name]
 
 
 def _check_tied(folder: Path, tensors: dict[str, Any]) -> None:
-    if WORDS not in tensors:
-        return
     if not np.array_equal(tensors[TIED].get_tensor(TIED), tensors[WORDS].get_tensor(WORDS)):
         raise UserError(
             f"{folder}: {TIED} differs from the word embeddings, but ELECTRA's generator has one table for both: it "
@@ -172,20 +181,25 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
         found: dict[str, Any] = {}
         for name in names:
             try:
-                with open(folder / name, "rb") as start:
-                    if start.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
-                        raise UserError(
-                            f"{folder / name} is a pickle of torch's under another name: {_convert(folder)}"
-                        )
                 file = files.enter_context(safe_open(folder / name, framework="numpy"))
                 found |= dict.fromkeys(file.keys(), file)
             except SafetensorError as error:
+                if _is_pickle(folder / name):
+                    raise UserError(
+                        f"{folder / name} is a pickle of torch's under another name: name it pytorch_model.bin; "
+                        + _convert(folder)
+                    ) from None
                 raise UserError(f"{folder / name} is damaged or no safetensors file ({error}): copy it again") from None
             except OSError as error:
                 raise UserError(
                     f"{folder / name} cannot be opened ({error.strerror or error}): copy it again"
                 ) from None
         yield found
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _shards(folder: Path) -> list[str]:
@@ -201,7 +215,9 @@ def _shards(folder: Path) -> list[str]:
         raise UserError(f"{folder / INDEX} cannot be read ({error}): copy it again") from None
     if pickles := [name for name in PICKLES if (folder / name).exists()]:
         raise UserError(f"{folder} has {pickles[0]} and no {WEIGHTS}: {_convert(folder)}")
-    raise UserError(f"{folder} has no {WEIGHTS}: copy the model's whole folder")
+    others = [name for name in OTHERS if (folder / name).exists()]
+    beside = f", only {others[0]}, which is not read" if others else ""
+    raise UserError(f"{folder} has no {WEIGHTS}{beside}: copy the model's whole folder")
 
 
 def _convert(folder: Path) -> str:
@@ -225,10 +241,9 @@ def check_expressible(config: ModelConfig) -> None:
 
 def write_folder(folder: Path, networks: NetworksConfig, params: Any, network: str) -> None:
     """Writes config.json and model.safetensors of one network. Raises UserError as `check_expressible` does."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    sizes = networks.generator if network == "generator" else networks.discriminator
-    assert sizes is not None
+    sizes = networks.each[network]
     check_expressible(sizes)
     folder.mkdir(parents=True, exist_ok=True)
     head = head_of(networks, network)
@@ -250,4 +265,4 @@ def write_folder(folder: Path, networks: NetworksConfig, params: Any, network: s
         }
     write_json(folder / CONFIG, values)
     tensors = write_network(networks, params, network, TORCH)
-    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    write_file(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_jax.config import PretrainConfig
+from electra_jax.interop.portable import MODEL
 from electra_jax.networks import NetworksConfig
 from electra_jax.settings import to_json
 from electra_jax.text.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ def read_facts(run: Path, step: int, config: PretrainConfig | None) -> Facts:
     """What a run's folder, or an imported model's, says of the model at a step."""
     if config is None:
         try:
-            source = json.loads((run / "model.json").read_text(encoding="utf-8"))["source"]
+            source = json.loads((run / MODEL).read_text(encoding="utf-8"))["source"]
         except (OSError, ValueError, KeyError):
             source = {"format": "huggingface", "folders": {"model": str(run)}}
         return Facts(step, source=source)
@@ -61,8 +62,7 @@ def model_card(networks: NetworksConfig, head: str, tokenizer: Tokenizer, facts:
     """Markdown with the front matter that the model hub reads."""
     name = facts.config.name if facts.config else "model"
     cls, meaning = CLASSES[head]
-    sizes = networks.generator if head == "generator" else networks.discriminator
-    assert sizes is not None
+    sizes = networks.each["generator" if head == "generator" else "discriminator"]
     casing = tokenizer.settings
     parts = [
         "---\nlibrary_name: transformers\ntags:\n- electra\n---",
@@ -81,12 +81,16 @@ def model_card(networks: NetworksConfig, head: str, tokenizer: Tokenizer, facts:
         parts += ["## Labels", ", ".join(networks.task.labels)]
     if facts.source is not None:
         parts += ["## Origin", f"Imported, format {facts.source.get('format')}; pre-training settings are not known."]
+    begun_with = facts.config.train.init_from if facts.config else None
+    if begun_with is not None:
+        parts += ["## Origin", f"Training began with the weights of `{Path(begun_with).name}`."]
     if facts.data is not None:
         parts += ["## Corpus", _corpus(facts.data)]
     parts += ["## Measured", _measured(facts)]
     if facts.config is not None:
         tokens = facts.step * facts.config.train.batch_size * facts.config.data.length
         settings = {key: value for key, value in to_json(facts.config).items() if key != "runtime"}
+        settings["train"]["init_from"] = begun_with and Path(begun_with).name  # no path of the machine
         parts += [
             "## Training",
             f"{facts.step:,} of {facts.config.train.steps:,} steps of {facts.config.train.batch_size} rows of "
@@ -97,9 +101,8 @@ def model_card(networks: NetworksConfig, head: str, tokenizer: Tokenizer, facts:
 
 
 def _corpus(data: dict[str, Any]) -> str:
-    sources = ", ".join(
-        f"`{Path(spec).name if '/' in spec and '://' not in spec else spec}`" for spec in data["corpus"]
-    )
+    names = (spec if spec.startswith("tfds:") else Path(spec).resolve().name for spec in data["corpus"])
+    sources = ", ".join(f"`{name}`" for name in names)
     counts = data["counts"]["train"]
     return (
         f"{sources}: {counts['documents']:,} documents, {counts['words']:,} words, {counts['tokens']:,} tokens in "

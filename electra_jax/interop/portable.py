@@ -8,19 +8,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from electra_jax.config import Sharing
+from electra_jax.config import ModelConfig, Sharing
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder, sha256_of, write_json
 from electra_jax.interop import huggingface
-from electra_jax.interop.hf_tokenizer import read_tokenizer
+from electra_jax.interop.hf_tokenizer import BACKEND, SETTINGS, read_tokenizer
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, shapes_of
 from electra_jax.model.sharing import Network, join, separate
-from electra_jax.networks import NetworksConfig
+from electra_jax.networks import MUST_AGREE, NetworksConfig
 from electra_jax.settings import from_json, to_json
+from electra_jax.text.sentencepiece import MODEL as SENTENCEPIECE
 from electra_jax.text.tokenizer import Tokenizer, load_tokenizer
+from electra_jax.text.wordpiece import VOCABULARY
 from electra_jax.training.checkpoint import read_params, write_params
 
+# Of a Hugging Face folder, beside the weights.
+READ = {huggingface.CONFIG, huggingface.INDEX, VOCABULARY, BACKEND, SETTINGS, SENTENCEPIECE}
 MODEL, TOKENIZER, CHECKPOINTS = "model.json", "tokenizer", "checkpoints"
 
 
@@ -54,11 +58,11 @@ def read_huggingface(folder: Path, generator: Path | None = None) -> Portable:
         found, folders = {**found, "generator": its_network}, {**folders, "generator": generator}
         apart = dataclasses.replace(networks.discriminator, embedding_sharing="none")  # until `assemble` has looked
         networks = dataclasses.replace(networks, discriminator=apart, generator=other.generator)
-    files = [path / name for path in folders.values() for name in (huggingface.CONFIG, huggingface.WEIGHTS)]
+    files = [path for place in folders.values() for path in sorted(place.iterdir()) if _is_read(path)]
     source = {
         "format": "huggingface",
-        "folders": {network: str(path) for network, path in folders.items()},
-        "sha256": {str(path): sha256_of(path) for path in files if path.is_file()},
+        "folders": {network: str(path.resolve()) for network, path in folders.items()},
+        "sha256": {str(path.resolve()): sha256_of(path) for path in files},
     }
     return assemble(found, networks, tokenizer, source, str(folder))
 
@@ -70,14 +74,14 @@ def assemble(
 
     Raises UserError where the vocabularies' sizes differ.
     """
-    for name, sizes in (("discriminator", networks.discriminator), ("generator", networks.generator)):
-        if sizes is not None and sizes.vocab_size != tokenizer.vocab_size:
+    for name, sizes in networks.each.items():
+        if sizes.vocab_size != tokenizer.vocab_size:
             raise UserError(
                 f"{where}: the tokenizer has {tokenizer.vocab_size:,} pieces, but the {name}'s vocabulary is of "
                 f"{sizes.vocab_size:,}: name the vocabulary that it was trained with"
             )
     if networks.discriminator is not None and networks.generator is not None:
-        sharing = _shared(found["generator"], found["discriminator"])
+        sharing = _shared(found, networks.each)
         networks = dataclasses.replace(
             networks,
             discriminator=dataclasses.replace(networks.discriminator, embedding_sharing=sharing),
@@ -86,21 +90,30 @@ def assemble(
     return Portable(networks, join(found, networks), tokenizer, source)
 
 
-def _shared(generator: Network, discriminator: Network) -> Sharing:
-    one, other = generator.embeddings, discriminator.embeddings
-    if jax.tree.all(jax.tree.map(np.array_equal, one, other)):
-        return "all"
-    return "token" if np.array_equal(one["word_embeddings"], other["word_embeddings"]) else "none"
+def _shared(found: dict[str, Network], sizes: dict[str, ModelConfig]) -> Sharing:
+    """As much as the two networks agree in, by their settings and to the bit."""
+    one, other = found["generator"].embeddings, found["discriminator"].embeddings
+
+    def agree(sharing: Sharing, *tables: str) -> bool:
+        settings = (len({getattr(config, name) for config in sizes.values()}) == 1 for name in MUST_AGREE[sharing])
+        equal = (jax.tree.all(jax.tree.map(np.array_equal, one[name], other[name])) for name in tables)
+        return all(settings) and all(equal)
+
+    return "all" if agree("all", *one) else "token" if agree("token", "word_embeddings") else "none"
+
+
+def _is_read(path: Path) -> bool:
+    return path.name in READ or path.suffix == Path(huggingface.WEIGHTS).suffix
 
 
 def describe(model: Portable) -> str:
     """One line: the networks, their sizes, what they share, and the tokenizer."""
     parts = []
     for name, network in sorted(separate(model.params, model.networks).items()):
-        sizes = model.networks.generator if name == "generator" else model.networks.discriminator
-        assert sizes is not None
+        sizes = model.networks.each[name]
         count = sum(leaf.size for leaf in jax.tree.leaves(tuple(network)))
-        parts.append(f"{name} {sizes.num_hidden_layers} × {sizes.hidden_size}, {count:,} parameters")
+        shape = f"{sizes.num_hidden_layers} × {sizes.hidden_size}, {sizes.num_attention_heads} heads"
+        parts.append(f"{name} {shape}, {count:,} parameters")
     if model.networks.task is not None:
         parts.append(f"{model.networks.task.name} of {len(model.networks.task.labels)} labels")
     if len(parts) == 2 and model.networks.generator is not None:
@@ -132,8 +145,6 @@ def read_imported(folder: Path) -> Portable:
         raise UserError(f"{path} cannot be read ({error}): import the model again") from None
     networks = from_json(NetworksConfig, networks, str(path))
 
-    def fail(sentence: str) -> None:
-        raise UserError(sentence)
-
-    _, params = read_params(folder / CHECKPOINTS, shapes_of(Electra(networks, Kernels())), 0, fail)
+    shapes = shapes_of(Electra(networks, Kernels()))
+    _, params = read_params(folder / CHECKPOINTS, shapes, 0, report=lambda _: None)  # there is no other to fall back to
     return Portable(networks, params, load_tokenizer(folder / TOKENIZER), source)

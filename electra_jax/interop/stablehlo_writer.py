@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from jaxtyping import Array
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from electra_jax.errors import UserError
 from electra_jax.files import sha256_of, write_file, write_json
@@ -58,7 +58,7 @@ def write_stablehlo(
         exported = _export(artifact, alone, read, tokenizer, longest)
         write_file(file_of(folder, artifact), bytes(exported.serialize()))
         functions[artifact] = _describe(artifact, exported, list(read))
-    save_file(tensors, str(folder / WEIGHTS))
+    write_file(folder / WEIGHTS, save(tensors))
     tokenizer.save(folder / TOKENIZER)
     files = [folder / WEIGHTS, *(file_of(folder, artifact) for artifact in functions)]
     manifest = {

@@ -43,7 +43,7 @@ def read_networks(
     wanted = {
         (network, formats[network].name(leaf)): leaf
         for network in blank
-        for leaf in leaves_of(_sizes(networks, network), head_of(networks, network))
+        for leaf in leaves_of(networks.each[network], head_of(networks, network))
     }
     found = {(network, name): shape for network, held in shapes.items() for name, shape in held.items()}
     expected = {key: formats[key[0]].turn(leaf, take(blank[key[0]], leaf)).shape for key, leaf in wanted.items()}
@@ -51,6 +51,8 @@ def read_networks(
     values: dict[str, dict[Leaf, np.ndarray]] = {network: {} for network in blank}
     for (network, name), leaf in wanted.items():
         value = np.asarray(read(network, name), np.float32)
+        if not np.isfinite(value).all():
+            raise UserError(f"{where}: {name} holds NaN or infinity, with which no network works: take another copy")
         values[network][leaf] = np.ascontiguousarray(formats[network].turn(leaf, value))
     return {network: build(leaves) for network, leaves in values.items()}
 
@@ -58,7 +60,7 @@ def read_networks(
 def write_network(networks: NetworksConfig, params: Any, network: str, foreign: Foreign) -> dict[str, np.ndarray]:
     """One network's tensors under their foreign names."""
     own = separate(params, networks)[network]
-    leaves = leaves_of(_sizes(networks, network), head_of(networks, network))
+    leaves = leaves_of(networks.each[network], head_of(networks, network))
     return {foreign.name(leaf): np.ascontiguousarray(foreign.turn(leaf, take(own, leaf))) for leaf in leaves}
 
 
@@ -73,10 +75,6 @@ def blank_params(networks: NetworksConfig) -> Any:
     """Zeros in the shape of every parameter, which take no memory."""
     shapes = shapes_of(Electra(networks, Kernels()))
     return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
-
-
-def _sizes(networks: NetworksConfig, network: str) -> Any:
-    return networks.generator if network == "generator" else networks.discriminator
 
 
 def _account_for(

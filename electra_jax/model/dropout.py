@@ -16,8 +16,8 @@ def create_seeds(keys: Key[Array, " b"]) -> UInt32[Array, "b 2"]:
 
 
 def dropout(
-    x: Float[Array, "b *shape"], seeds: UInt32[Array, "b 2"] | None, site: UInt32[Array, ""] | int, rate: float
-) -> Float[Array, "b *shape"]:
+    x: Float[Array, " b *shape"], seeds: UInt32[Array, "b 2"] | None, site: UInt32[Array, ""] | int, rate: float
+) -> Float[Array, " b *shape"]:
     """Zeroes a share `rate` of each example's elements and scales the others by 1 / (1 − rate).
 
     `site` tells the uses within a forward pass apart; without seeds, or at rate 0, x returns as it is.

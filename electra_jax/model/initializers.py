@@ -20,5 +20,5 @@ def matrix_init(config: ModelConfig, is_output: bool = False) -> Initializer:
 
 
 def projection_init(config: ModelConfig) -> Initializer:
-    """The embedding projection and the last RTD layer: Glorot uniform, as the published code leaves them."""
+    """The embedding projection, the last RTD layer and fine-tuned heads: Glorot uniform (published code)."""
     return initializers.glorot_uniform() if config.initialization == "truncated_normal" else matrix_init(config)

@@ -33,12 +33,7 @@ def separate(params: Tree, networks: NetworksConfig) -> dict[str, Network]:
         embeddings["discriminator"] = {**own, **tables}
     elif networks.sharing == "none":
         embeddings["discriminator"] = own
-    present = {"generator": networks.generator, "discriminator": networks.discriminator}
-    return {
-        name: Network(embeddings[name], params[f"{name}_encoder"], _head(params, name))
-        for name, sizes in present.items()
-        if sizes is not None
-    }
+    return {name: Network(embeddings[name], params[f"{name}_encoder"], _head(params, name)) for name in networks.each}
 
 
 def join(found: dict[str, Network], networks: NetworksConfig) -> Tree:

@@ -1,5 +1,6 @@
 """The run folder: config.json, data.json (the data set's description), tokenizer/, checkpoints/, metrics.jsonl."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -53,7 +54,14 @@ def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
         raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
 
 
-def keep_runtime(workdir: Path, config: PretrainConfig) -> None:
-    """Writes today's runtime settings, which a resumed run may change, into config.json."""
-    if read_config(workdir / "config.json") != config:
+def keep_runtime(workdir: Path, config: PretrainConfig, begun: bool) -> PretrainConfig:
+    """Writes today's runtime settings, which a resumed run may change, into config.json; returns what stands there.
+
+    Where the run began with weights that have moved since, it keeps their old place: they are read no more.
+    """
+    old = read_config(workdir / "config.json")
+    if begun:
+        config = dataclasses.replace(old, runtime=config.runtime)
+    if old != config:
         write_json(workdir / "config.json", to_json(config))
+    return config

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from electra_jax.config import ObjectiveConfig, read_config
 from electra_jax.errors import UserError
 from electra_jax.interop.portable import MODEL, Portable, read_huggingface, read_imported
@@ -56,13 +58,14 @@ def _of_portable(portable: Portable) -> Pretrained:
     networks = portable.networks
     objective = ObjectiveConfig(name="mlm" if networks.discriminator is None else "electra", mask_prob=MASK_PROB)
     length = networks.main.max_position_embeddings
-    return Pretrained(Electra(networks, Kernels()), portable.params, portable.tokenizer, length, objective)
+    params = jax.device_put(portable.params, jax.local_devices()[0])
+    return Pretrained(Electra(networks, Kernels()), params, portable.tokenizer, length, objective)
 
 
 def _is_huggingface(path: Path) -> bool:
     """Whether the folder's config.json is Hugging Face's: a run's own has no `model_type`, nor a broken one."""
     try:
         values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and bool({"model_type", "architectures"} & values.keys())

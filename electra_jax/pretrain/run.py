@@ -43,10 +43,12 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
     data_set = open_data_set(data, verify=config.runtime.verify_data)
     mesh = sharding.create_mesh(config.runtime.mesh, config.train.batch_size // config.runtime.micro_batches)
     begun = bool(saved_steps(workdir / "checkpoints"))
-    weights = read_weights(config, data_set) if config.train.init_from is not None and not begun else None
+    weights = None
+    if config.train.init_from is not None and not begun:
+        weights = read_weights(config, data_set, console.print)
     claim(workdir, config, data_set)
     with own(workdir), jax.set_mesh(mesh):
-        keep_runtime(workdir, config)
+        config = keep_runtime(workdir, config, begun)
         return Run(config, data_set, workdir, mesh, console, weights).train()
 
 
@@ -161,9 +163,11 @@ class Run:
         if restored is None:
             places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
             state = jax.jit(fresh, out_shardings=places)()
-            if weights is None:
+            if self.config.train.init_from is None:
                 console.print(f"starting from scratch in {self.workdir}", highlight=False)
                 return Clock(), state
+            # Not there yet where the checkpoints that seemed to be there were never finished.
+            weights = weights or read_weights(self.config, self.data_set, console.print)
             console.print(f"starting in {self.workdir} from {weights.story}", highlight=False, soft_wrap=True)
             params = begin_with(weights, state.params, networks_of(self.config))
             return Clock(), state._replace(params=jax.device_put(params, places.params))

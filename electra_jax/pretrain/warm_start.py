@@ -1,5 +1,6 @@
 """Beginning a run from weights that are there already: a run's, an imported model's, a Hugging Face folder's."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +32,10 @@ class Weights(NamedTuple):
     story: str  # what is taken and what is fresh, for people
 
 
-def read_weights(config: PretrainConfig, data_set: DataSet) -> Weights:
+def read_weights(config: PretrainConfig, data_set: DataSet, report: Callable[[str], None]) -> Weights:
     """Opens `train.init_from`. Raises UserError where its networks or its tokenizer are not the run's."""
     assert config.train.init_from is not None
-    source = load(Path(config.train.init_from))
+    source = load(Path(config.train.init_from).expanduser(), report=report)
     where = f"the weights of {config.train.init_from}"
     theirs, ours = source.tokenizer.fingerprint, data_set.meta["tokenizer"]["fingerprint"]
     if theirs != ours:
@@ -83,10 +84,9 @@ def _check_same(network: str, theirs: ModelConfig, ours: ModelConfig, where: str
     differ = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
     if differ:
         listed = ", ".join(f"{name} {getattr(theirs, name)} there and {getattr(ours, name)} here" for name in differ)
-        group = "generator" if network == "generator" else "model"
+        advice = "set model.* to theirs" if network == "discriminator" else "see generator.* of --help"
         raise UserError(
-            f"{where} do not fit the run's {network} ({listed}): take the preset of their size, or set the {group}.* "
-            "settings to theirs"
+            f"{where} do not fit the run's {network} ({listed}): take the preset of their size, or {advice}"
         )
 
 

@@ -12,7 +12,7 @@ _ROUNDS = 8
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-def shuffled(positions: UInt64[np.ndarray, "positions"], size: int, seed: int) -> Int64[np.ndarray, "positions"]:
+def shuffled(positions: UInt64[np.ndarray, " positions"], size: int, seed: int) -> Int64[np.ndarray, " positions"]:
     """The row at each position of an endless run over `size` rows, every epoch in an order of its own.
 
     A Feistel network over the next power of two; what falls outside [0, size) is put through it again until it

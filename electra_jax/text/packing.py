@@ -19,7 +19,7 @@ MIN_LENGTH = 5
 
 
 def isolated(
-    ids: Integer[np.ndarray, "tokens"], lengths: Int[np.ndarray, "documents"], length: int, special: SpecialTokens
+    ids: Integer[np.ndarray, " tokens"], lengths: Int[np.ndarray, " documents"], length: int, special: SpecialTokens
 ) -> UInt32[np.ndarray, "rows {length}"]:
     """Each document in pieces of at most length − 2 tokens, one example each, several examples a row.
 
@@ -47,8 +47,8 @@ def isolated(
 
 
 def _best_fit(
-    sizes: Int[np.ndarray, "pieces"], length: int
-) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "pieces"]]:
+    sizes: Int[np.ndarray, " pieces"], length: int
+) -> tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " pieces"]]:
     """For pieces from the longest to the shortest: the row and the column where each begins."""
     rows_with: list[list[int]] = [[] for _ in range(length + 1)]  # by how much room is left
     some = 0  # bit r is set where a row with room for r is open
@@ -73,7 +73,7 @@ def _best_fit(
 
 
 def concat(
-    ids: Integer[np.ndarray, "tokens"], length: int, special: SpecialTokens
+    ids: Integer[np.ndarray, " tokens"], length: int, special: SpecialTokens
 ) -> UInt32[np.ndarray, "rows {length}"]:
     """`[CLS]`, length − 2 tokens of the running stream, `[SEP]`; only the last row may be shorter."""
     most = length - 2
@@ -90,9 +90,9 @@ def concat(
 
 
 def reference(
-    ids: Integer[np.ndarray, "tokens"],
-    line_lengths: Int[np.ndarray, "lines"],
-    num_lines: Int[np.ndarray, "documents"],
+    ids: Integer[np.ndarray, " tokens"],
+    line_lengths: Int[np.ndarray, " lines"],
+    num_lines: Int[np.ndarray, " documents"],
     length: int,
     special: SpecialTokens,
     rng: random.Random,

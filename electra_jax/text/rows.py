@@ -98,7 +98,7 @@ class Rows:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def take(self, indices: Int[np.ndarray, "n"]) -> Integer[np.ndarray, "n length"]:
+    def take(self, indices: Int[np.ndarray, " n"]) -> Integer[np.ndarray, "n length"]:
         """The rows at these indices, in memory. Raises IndexError for an index outside [0, len(self))."""
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
@@ -121,7 +121,7 @@ class DataSet:
     meta: dict[str, Any]
     train: Rows
     valid: Rows
-    unigram: Int64[np.ndarray, "vocab"]  # how often each token stands in the training rows, special ones never
+    unigram: Int64[np.ndarray, " vocab"]  # how often each token stands in the training rows, special ones never
 
     @property
     def length(self) -> int:

@@ -169,18 +169,23 @@ class Checkpoints:
         step, self._saving = self._saving, None
         for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
-        no_space = any(word in str(error).lower() for word in ("no space", "quota", "file too large"))
-        reason = "no space left on the disk" if no_space else _first_line(error)
+        reason = _reason(error)
         intact = self.steps()
         after = f"; the checkpoint of step {intact[-1]} is intact" if intact else ""
         return MachineError(f"the checkpoint of step {step} could not be written to {self.folder}: {reason}{after}")
 
 
 def write_params(folder: Path, step: int, params: Any) -> None:
-    """Writes a checkpoint that holds parameters and nothing to go on training with, for `read_params`."""
+    """Writes a checkpoint that holds parameters and nothing to go on training with, for `read_params`.
+
+    Raises MachineError where the disk does not take it.
+    """
     _quieten()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-        writer.save((folder / str(step) / "params").absolute(), args=ocp.args.StandardSave(params))
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            writer.save((folder / str(step) / "params").absolute(), args=ocp.args.StandardSave(params))
+    except Exception as error:
+        raise MachineError(f"the parameters could not be written to {folder}: {_reason(error)}") from error
     seal(folder / str(step))
 
 
@@ -243,7 +248,7 @@ def _read(folder: Path, shapes: Any) -> Any:
         try:
             return reader.restore(folder.absolute(), args=ocp.args.StandardRestore(shapes))
         except ValueError as error:
-            raise UserError(f"{folder} holds another model than config.json: {_first_line(error)}") from error
+            raise UserError(f"{folder} holds another model than its settings say: {_first_line(error)}") from error
         except OSError as error:
             raise MachineError(f"{folder} cannot be read ({_first_line(error)}): try again") from None
 
@@ -263,6 +268,11 @@ def _quieten() -> None:
             told(unraisable)
 
     sys.unraisablehook = tell
+
+
+def _reason(error: Exception) -> str:
+    no_space = any(word in str(error).lower() for word in ("no space", "quota", "file too large"))
+    return "no space left on the disk" if no_space else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -98,7 +98,7 @@ def test_logits_of_the_fine_tuned_heads(task, size, tmp_path):
 
 
 def test_what_torch_saves_is_read_to_the_same_bytes(both, tmp_path):
-    """From torch's own files to ours, and out again: every tensor byte for byte, and the same logits."""
+    """From torch's own files to ours, and out again: every tensor byte for byte."""
     networks, _, theirs, _ = both
     rows_for(networks)
     for name, model in theirs.items():
@@ -113,29 +113,37 @@ def test_what_torch_saves_is_read_to_the_same_bytes(both, tmp_path):
             assert value.tobytes() == saved[key].numpy().tobytes(), key
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
-def test_a_model_of_torch_s_own_making_says_the_same_here(size, tmp_path):
-    """The other direction from its beginning: settings and weights are Transformers'."""
+@pytest.mark.parametrize("head", TORCH_CLASSES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_model_of_torch_s_own_making_says_the_same_here(size, head, tmp_path):
+    """The other direction from its beginning: settings and weights are Transformers', no setting its default."""
     sizes = networks_at(size)
-    for name, config in (("discriminator", sizes.discriminator), ("generator", sizes.generator)):
-        torch.manual_seed(0)
-        values = {key: getattr(config, key) for key in SHARED} | {"layer_norm_eps": 1e-6, "initializer_range": 0.05}
-        cls = getattr(transformers, TORCH_CLASSES[name])
-        theirs = cls(transformers.ElectraConfig(**values)).eval()
-        with torch.no_grad():
-            for parameter in theirs.parameters():
-                parameter += 0.01 * torch.randn_like(parameter)
-        theirs.save_pretrained(tmp_path / name)
-        networks, network = read_folder(tmp_path / name)
-        inputs = rows_for(networks)
-        with torch.no_grad():
-            expected = theirs(**torch_inputs(inputs)).logits.numpy()
-        params = join({name: network}, networks)
-        every = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
-        rest = (every,) if name == "generator" else ()
-        method = Electra.mlm_logits if name == "generator" else Electra.rtd_logits
-        real = np.asarray(inputs.attention_mask)
-        assert np.abs(ours(networks, params, inputs, method, *rest) - expected)[real].max() <= 2e-5
+    config = sizes.generator if head == "generator" else sizes.discriminator
+    values = {key: getattr(config, key) for key in SHARED}
+    values |= {"layer_norm_eps": 1e-3, "initializer_range": 0.05, "type_vocab_size": 3, "hidden_dropout_prob": 0.2}
+    values |= {"attention_probs_dropout_prob": 0.15, "max_position_embeddings": 37}
+    torch.manual_seed(0)
+    labels = {} if head in ("discriminator", "generator", "question_answering") else {"num_labels": 4}
+    theirs = getattr(transformers, TORCH_CLASSES[head])(transformers.ElectraConfig(**values, **labels)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path)
+    networks, network = read_folder(tmp_path)
+    assert {key: getattr(networks.main, key) for key in SHARED} == values
+    inputs = rows_for(networks)
+    with torch.no_grad():
+        found = theirs(**torch_inputs(inputs))
+    is_span = head == "question_answering"
+    expected = np.stack([found.start_logits, found.end_logits], -1) if is_span else found.logits.numpy()
+    params = join({next(iter(networks.each)): network}, networks)
+    every = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
+    method = {"generator": Electra.mlm_logits, "discriminator": Electra.rtd_logits}.get(head, Electra.task_logits)
+    logits = ours(networks, params, inputs, method, *((every,) if head == "generator" else ()))
+    assert logits.shape == expected.shape
+    real = slice(None) if head == "sequence_classification" else np.asarray(inputs.attention_mask)
+    assert expected.std() > 0.01
+    assert np.abs(logits - expected)[real].max() <= 2e-5
 
 
 @pytest.mark.parametrize("size", SIZES)
