@@ -77,8 +77,7 @@ class ImportArgs:
     format: Literal["huggingface", "tf1"] = "huggingface"
     generator: Path | None = None  # huggingface: the folder of the discriminator's own generator
     vocab: Path | None = None  # tf1: the vocab.txt it was trained with
-    lower_case: bool | None = None  # tf1; None: yes, as most published ones
-    strip_accents: bool | None = None  # tf1; None: as lower_case
+    cased: bool = False  # tf1: capitals and accents count
     head_size: int | None = None  # tf1: of an attention head, which a checkpoint does not say; None: 64, as published
 
 
@@ -94,9 +93,8 @@ def import_model(args: list[str]) -> None:
             )
         from electra_jax.interop.tf1 import read_tf1
 
-        casing = (parsed.lower_case is not False, parsed.strip_accents)
-        model = read_tf1(parsed.source, parsed.vocab, *casing, parsed.head_size or 64)
-    elif {parsed.vocab, parsed.lower_case, parsed.strip_accents, parsed.head_size} != {None}:
+        model = read_tf1(parsed.source, parsed.vocab, not parsed.cased, head_size=parsed.head_size or 64)
+    elif parsed.vocab or parsed.head_size or parsed.cased:
         raise UserError("a Hugging Face folder says its vocabulary, casing and heads itself: leave these options out")
     else:
         model = read_huggingface(parsed.source, parsed.generator)

@@ -1,6 +1,7 @@
 """What parity tests share: random networks of known sizes, padded rows of two segments, torch's answers to them."""
 
 import dataclasses
+import string
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ TORCH_CLASSES = {
     "token_classification": "ElectraForTokenClassification",
     "question_answering": "ElectraForQuestionAnswering",
 }
+# A vocabulary of as many pieces as the tiny networks know, special ones at the ids of `tiny_models.SPECIAL`.
+PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "the", "of", "and", "."]
+PIECES += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
 # Not two shapes alike: a transposed matrix or a table in the place of another cannot pass.
 TINY = ModelConfig(
     vocab_size=61,

@@ -164,14 +164,14 @@ class Run:
             places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
             state = jax.jit(fresh, out_shardings=places)()
             if self.config.train.init_from is None:
-                console.print(f"starting from scratch in {self.workdir}", highlight=False)
+                console.print(f"starting from scratch in {self.workdir}", highlight=False, soft_wrap=True)
                 return Clock(), state
             # Not there yet where the checkpoints that seemed to be there were never finished.
             weights = weights or read_weights(self.config, self.data_set, console.print)
             console.print(f"starting in {self.workdir} from {weights.story}", highlight=False, soft_wrap=True)
             params = begin_with(weights, state.params, networks_of(self.config))
             return Clock(), state._replace(params=jax.device_put(params, places.params))
-        console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False)
+        console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False, soft_wrap=True)
         meta = restored.meta
         return Clock(restored.step, meta["tokens"], meta["seconds"]), restored.state
 

@@ -47,19 +47,19 @@ def read_weights(config: PretrainConfig, data_set: DataSet, report: Callable[[st
         )
     given, wanted = source.model.networks, networks_of(config)
     found = separate(jax.device_get(source.params), given)
-    taken = {name: network for name, network in found.items() if getattr(wanted, name) is not None}
+    taken = {name: network for name, network in found.items() if name in wanted.each}
     if not taken:
         raise UserError(f"{where} are a {' and a '.join(found)}, and this run trains none of that")
     for name in sorted(taken):  # the discriminator first, whose settings are the generator's too
-        _check_same(name, getattr(given, name), getattr(wanted, name), where)
+        _check_same(name, given.each[name], wanted.each[name], where)
     if len(taken) == 2 and not _agree(taken, wanted.sharing):
         raise UserError(
             f"{where} keep {given.sharing!r} of the embeddings as one array, but model.embedding_sharing is "
             f"{wanted.sharing!r}: pass --model.embedding-sharing {given.sharing}"
         )
     has_rtd_head = given.task is None
-    names = [name if name == "generator" or has_rtd_head else f"{name} without its head" for name in taken]
-    fresh = [name for name in ("generator", "discriminator") if getattr(wanted, name) is not None and name not in taken]
+    names = [name if name == "generator" or has_rtd_head else f"{name} without its head" for name in sorted(taken)]
+    fresh = [name for name in wanted.each if name not in taken]
     story = f"{where} at step {source.step:,}: {' and '.join(names)}" + (f"; the {fresh[0]} is fresh" if fresh else "")
     return Weights(taken, has_rtd_head, story)
 

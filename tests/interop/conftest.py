@@ -1,19 +1,15 @@
 """A tokenizer of as many pieces as the tiny networks know, and folders made with it."""
 
-import string
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from parity import TASKS, TINY, TINY_NETWORKS, random_params
+from parity import PIECES, TASKS, TINY, TINY_NETWORKS, random_params
 
 from electra_jax.interop.export import export_huggingface
 from electra_jax.interop.model_card import Facts
 from electra_jax.networks import NetworksConfig
 from electra_jax.text.wordpiece import WordPieceTokenizer
-
-PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "the", "of", "and", "."]
-PIECES += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
 
 
 class Folders(NamedTuple):

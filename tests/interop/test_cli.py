@@ -1,18 +1,23 @@
 """`electra-jax import` and `export`, as typed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity import TINY_NETWORKS, random_params
+from parity import PIECES, TINY_NETWORKS, random_params
 from runs import electra_jax as in_own_process
 from runs import pretrain_args
+from safetensors.numpy import load_file, save_file
 from tiny_models import assert_trees_equal
 
 import electra_jax
 from electra_jax.cli import main
+from electra_jax.interop.portable import read_huggingface, write_imported
 from electra_jax.interop.stablehlo import load_stablehlo
 
 
@@ -80,13 +85,28 @@ def test_a_run_of_any_form_is_exported_as_functions(small_run, tmp_path, capsys)
     np.testing.assert_allclose(found, [token.probability for token in ours.detect([text])[0].tokens], atol=1e-5)
 
 
+def shorten(folder: Path) -> None:
+    """A good vocabulary of one piece less."""
+    (folder / "vocab.txt").write_text("\n".join(PIECES[:-1]) + "\n")
+    (folder / "tokenizer.json").unlink()
+
+
+def rename(folder: Path) -> None:
+    """BERT's tensors under settings that say ELECTRA."""
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("electra.", "bert."): value for name, value in tensors.items()}
+    save_file(renamed, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" * 90), "is damaged or no safetensors file"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 9000), "is damaged or no safetensors file"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 60), "is damaged or no safetensors file"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "of type 'bert'"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "nothing is unpickled"),
-        (lambda folder: (folder / "vocab.txt").write_text("[PAD]\n"), "vocab.txt"),
+        (lambda folder: shorten(folder), "the tokenizer has 60 pieces, but the discriminator's vocabulary is of 61"),
+        (lambda folder: rename(folder), "unknown here: bert.embeddings"),
         (lambda folder: shutil.rmtree(folder), "has no config.json"),
     ],
 )
@@ -100,16 +120,39 @@ def test_what_cannot_be_read_is_one_sentence_and_leaves_nothing(change, sentence
     assert {path.name for path in tmp_path.iterdir()} <= {"model"}
 
 
+@pytest.mark.parametrize("command", ["import", "export", "stablehlo"])
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_nothing(command, folders, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    write_imported(run, read_huggingface(folders.discriminator))
+    args = {
+        "import": ("import", "--from", folders.discriminator, "--out", out),
+        "export": ("export", "--run", run, "--out", out),
+        "stablehlo": ("export", "--run", run, "--format", "stablehlo", "--out", out),
+    }[command]
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000));"
+    program += "from electra_jax.cli import entry; entry()"
+    found = subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "no space left on the disk" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_options_that_do_not_go_together(folders, tmp_path, capsys):
     out = ("--out", tmp_path / "run")
     for args in (
         ("--format", "tf1"),
         ("--format", "tf1", "--vocab", "v", "--generator", "g"),
         ("--vocab", "vocab.txt"),
+        ("--cased",),
+        ("--head-size", "32"),
     ):
         code, _, error = run(capsys, "import", "--from", folders.discriminator, *out, *args)
         assert code == 2
         assert "vocab" in error
+    assert run(capsys, "import", "--from", folders.discriminator.parent, *out)[2].endswith(
+        f"name {folders.discriminator}\n"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("kept")
     code, _, error = run(capsys, "import", "--from", folders.discriminator, "--out", tmp_path / "full")

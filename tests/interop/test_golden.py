@@ -3,22 +3,25 @@
 `make_golden.py` writes them; the weights and rows are drawn again here, the same by their seeds.
 """
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import TASKS, Step, assert_gradients_agree, networks_at, padded_rows, random_params
+from parity import TASKS, TINY, TORCH_CLASSES, Step, assert_gradients_agree, networks_at, padded_rows, random_params
+from safetensors.numpy import save_file
 from tiny_models import SPECIAL
 
-from electra_jax.interop.huggingface import TORCH
+from electra_jax.interop.huggingface import TORCH, read_folder
 from electra_jax.interop.tensors import write_network
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.networks import NetworksConfig
 from electra_jax.pretrain.objectives import mlm_loss, rtd_loss
+from electra_jax.text.wordpiece import WordPieceTokenizer
 
 ROWS, LENGTH = 4, 32
 
@@ -33,7 +36,13 @@ def rows_for(networks):
     return create_inputs(jnp.asarray(padded_rows(1, ROWS, LENGTH, networks.main.vocab_size)), SPECIAL)
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_the_weights_are_those_that_were_asked_about(golden):
+    """Should NumPy ever draw others from the same seed, this says so, and make_golden.py mends it."""
+    params = random_params(networks_at("tiny"), kernel_scale=0.3)
+    np.testing.assert_array_equal(jax.tree.leaves(params)[0], golden["drawn"])
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
 def test_logits_of_both_networks(size, golden):
     networks = networks_at(size)
     params, inputs = random_params(networks), rows_for(networks)
@@ -82,3 +91,36 @@ def test_losses_and_every_gradient_of_a_joint_step(golden):
         prefix = f"grads/{network}/"
         expected = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
         assert_gradients_agree(write_network(networks, grads, network, TORCH), expected)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("head", TORCH_CLASSES)
+def test_a_folder_as_transformers_saved_it_is_read(head, kept, tmp_path):
+    """Its settings and its tensors' names and shapes; the values are drawn here."""
+    folder = kept["folders"][head]
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in folder["tensors"].items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(folder["config"]))
+    networks, network = read_folder(tmp_path)
+    assert networks.main == TINY
+    assert network.head
+    kernel = network.encoder["layer"]["attention"]["query"]["kernel"][1]
+    np.testing.assert_array_equal(kernel, tensors["electra.encoder.layer.1.attention.self.query.weight"].T)
+
+
+@pytest.mark.parametrize("casing", ["uncased", "cased"])
+def test_tokens_are_those_of_transformers_bert(casing, kept):
+    tokens = kept["tokens"]
+    lower = casing == "uncased"
+    tokenizer = WordPieceTokenizer(tokens["pieces"], lower_case=lower, strip_accents=lower, where="golden.json")
+    assert len(tokens["lines"]) > 150
+    for line, (ids, offsets) in zip(tokens["lines"], tokens[casing], strict=True):
+        found = tokenizer.encode(line)
+        assert found.ids == ids, line
+        assert [list(span) for span in found.offsets] == offsets, line
+    assert tokenizer.encode_batch(tokens["lines"]) == [ids for ids, _ in tokens[casing]]

@@ -195,6 +195,58 @@ def test_constants_and_a_tied_head_in_an_older_file_are_known(folders, tmp_path)
     assert "generator_lm_head.weight differs from the word embeddings" in refused(folder)
 
 
+def test_a_generator_s_file_may_name_its_one_table_by_the_head(folders, tmp_path):
+    folder = Path(shutil.copytree(folders.generator, tmp_path / "generator"))
+    tensors = load_file(folder / WEIGHTS)
+    tensors["generator_lm_head.weight"] = tensors.pop("electra.embeddings.word_embeddings.weight")
+    save_file(tensors, folder / WEIGHTS)
+    assert_trees_equal(tuple(read_folder(folder)[1]), tuple(read_folder(folders.generator)[1]))
+
+
+def test_networks_of_another_eps_share_no_layer_norm(folders, folder, tmp_path):
+    """Equal tables to the bit: as one group, one of the two would compute with the other's eps."""
+    change(folder, layer_norm_eps=1e-3)
+    found = read_huggingface(folder, folders.generator)
+    assert found.networks.sharing == "token"
+    export_huggingface(tmp_path / "out", *found[:3], Facts(0))
+    written = (tmp_path / "out" / name / CONFIG for name in ("discriminator", "generator"))
+    epsilons = [json.loads(path.read_text())["layer_norm_eps"] for path in written]
+    assert epsilons == [1e-3, 1e-12]
+
+
+def test_networks_of_other_positions_share_words_only(tiny_tokenizer, tmp_path):
+    networks = with_sharing("token")
+    networks = dataclasses.replace(
+        networks, generator=dataclasses.replace(networks.generator, max_position_embeddings=50)
+    )
+    params = random_params(networks)
+    found = read_huggingface(*export_huggingface(tmp_path / "out", networks, params, tiny_tokenizer, Facts(0)))
+    assert found.networks == networks
+    assert_trees_equal(found.params, params)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(bad, folder):
+    tensors = load_file(folder / WEIGHTS)
+    name = "electra.encoder.layer.1.intermediate.dense.bias"
+    tensors[name][3] = bad
+    save_file(tensors, folder / WEIGHTS)
+    assert f"{name} holds NaN or infinity" in refused(folder)
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does_is_no_pickle(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    wanted = next(size for size in range(length, length + 2**17) if size.to_bytes(8, "little")[:2] == b"PK")
+    header = content[8 : 8 + length].ljust(wanted)
+    (folder / WEIGHTS).write_bytes(wanted.to_bytes(8, "little") + header + content[8 + length :])
+    read_folder(folder)
+
+
+def test_weights_are_for_whom_the_umask_lets(folders):
+    assert (folders.discriminator / WEIGHTS).stat().st_mode == (folders.discriminator / CONFIG).stat().st_mode
+
+
 def test_every_tensor_is_accounted_for(folder):
     tensors = load_file(folder / WEIGHTS)
     name = "electra.encoder.layer.1.attention.self.query.weight"
@@ -217,6 +269,11 @@ def test_every_tensor_is_accounted_for(folder):
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"architectures": ["ElectraForMultipleChoice"]}, "architectures is"),
         ({"architectures": ...}, "architectures is"),
+        ({"architectures": [["x"]]}, "architectures is"),
+        ({"architectures": ["ElectraForTokenClassification"], "num_labels": "3"}, "num_labels do not number"),
+        ({"architectures": ["ElectraForTokenClassification"], "id2label": {"0": "a", "2": "b"}}, "from 0 on"),
+        ({"architectures": ["ElectraForTokenClassification"], "id2label": {"0": 5}}, "labels that are no text"),
+        ({"architectures": ["ElectraForTokenClassification"], "classifier_dropout": 2}, "dropout must be in [0, 1)"),
         ({"hidden_size": "24"}, "hidden_size is '24'"),
         ({"num_attention_heads": 5}, "cannot be divided among 5 attention heads"),
         ({"hidden_size": 28}, "of another shape"),
@@ -230,7 +287,7 @@ def test_a_wrong_config_is_refused(settings, sentence, folder):
     assert sentence in refused(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"model_type": 3}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"model_type": 3}', b"[" * 100_000])
 def test_a_config_that_is_none_is_refused(content, folder):
     (folder / CONFIG).write_bytes(content)
     refused(folder)
@@ -289,7 +346,7 @@ def test_what_hugging_face_cannot_express_is_refused_by_name(setting, tiny_token
 
 def test_what_a_loaded_model_says_is_what_its_networks_say(folders, tiny_tokenizer):
     """Against the networks applied by hand, whatever the lengths of the texts beside."""
-    texts = ["the end of a day.", "and", "of the people and the day and the night of it all and so on and on"]
+    texts = ["the end of a day.", "and", "of the people and the day and the night of it all and so on and on and on"]
     loaded = electra_jax.load(folders.discriminator)
     special = loaded.special
     hidden = loaded.embed(texts)

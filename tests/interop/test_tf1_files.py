@@ -1,5 +1,6 @@
 """Checkpoints that TensorFlow wrote, imported; without it, test_tf1.py remains."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,24 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from layouts import HEAD_SIZE, LAYOUTS, PUBLISHED, SMALL, UNTIED, assert_every_array_in_place, refused, vocabulary
-from parity import padded_rows, torch_inputs
+from parity import CONFIGS, padded_rows, torch_inputs
 from published import random_arrays, variables, write_checkpoints
 from tiny_models import SPECIAL, assert_trees_equal
 
 from electra_jax.cli import main
+from electra_jax.config import load_preset
 from electra_jax.files import sha256_of
 from electra_jax.interop.portable import read_imported, write_imported
 from electra_jax.interop.tf1 import QUIET, read_tf1
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.networks import networks_of
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"),
 ]
 # The layouts that there are as files.
-WRITTEN = ("tied", "untied", "discriminator alone")
+WRITTEN = ("tied", "untied", "discriminator alone", "no projection")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_published_shapes_of_small_with_a_generator_of_full_width(tmp_path):
     }
     arrays = {name: random_arrays(variables(**layout)) for name, layout in layouts.items()}
     given = {tmp_path / name / "electra_small": arrays[name] for name in layouts}
-    prefixes = write_checkpoints(given, slots=False, step=4_000_000)
+    prefixes = write_checkpoints(given, slots=True, step=4_000_000)
     for (name, layout), prefix in zip(layouts.items(), prefixes, strict=True):
         model = read_tf1(prefix.parent, words)
         assert model.source["global_step"] == 4_000_000
@@ -155,6 +158,23 @@ def test_published_shapes_of_small_with_a_generator_of_full_width(tmp_path):
         assert model.networks.generator.embedding_size == layout["generator"].embedding
         assert model.networks.sharing == ("all" if name == "released" else "none")
         shutil.rmtree(prefix.parent)
+
+
+@pytest.mark.parametrize("name", ["small", "base", "large"])
+def test_published_shapes_of_the_other_sizes(name, tmp_path):
+    """At their true widths; of large two layers stand for twenty-four, which are a gigabyte and a half."""
+    sizes = [size._replace(layers=min(size.layers, 2)) if name == "large" else size for size in PUBLISHED[name]]
+    layout = dict(zip(("discriminator", "generator"), sizes, strict=True))
+    arrays = random_arrays(variables(**layout))
+    (prefix,) = write_checkpoints({tmp_path / f"electra_{name}": arrays}, slots=name == "small", step=1_000_000)
+    model = read_tf1(prefix, vocabulary(tmp_path / "vocab.txt", 30522))
+    assert_every_array_in_place(model.networks, model.params, layout, arrays)
+    wanted = networks_of(load_preset(CONFIGS / f"{name}.py"))
+    if name == "large":
+        two = {kind: dataclasses.replace(own, num_hidden_layers=2) for kind, own in wanted.each.items()}
+        wanted = dataclasses.replace(wanted, **two)
+    assert model.networks == wanted
+    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize(

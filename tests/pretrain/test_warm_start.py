@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from parity import TASKS, TINY, TINY_NETWORKS, random_params
-from runs import electra_jax, start
+from runs import STEPS, electra_jax, pretrain_args, start
 from tiny_models import assert_trees_equal, make_config
 
 from electra_jax.config import PretrainConfig, read_config
@@ -130,19 +131,38 @@ def test_both_networks_of_an_imported_model_are_where_a_run_begins(place, small_
     found, printed = initial(place, small_run, tmp_path / "run", "--init-from", str(folder / "both"))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)
-    assert "generator and discriminator" in " ".join(printed.split())
+    assert "at step 0: discriminator and generator\n" in printed
     assert read_config(tmp_path / "run" / "config.json").train.init_from == str(folder / "both")
 
 
 def test_a_discriminator_alone_gets_a_fresh_generator(place, small_run, tmp_path):
     folder, _, params = place
     found, printed = initial(place, small_run, tmp_path / "run", "--init-from", str(folder / "hf" / "discriminator"))
-    assert "the generator is fresh" in " ".join(printed.split())
+    assert "at step 0: discriminator; the generator is fresh\n" in printed
     for name in ("embeddings", "discriminator_encoder", "discriminator_predictions"):
         for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(params[name]), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-7)
     drawn = np.asarray(found["generator_encoder"]["layer"]["intermediate"]["kernel"])
     assert np.abs(drawn).max() <= 0.04  # cut at two standard deviations of .02: a fresh one
+
+
+def test_a_run_is_where_another_begins(small_run, tmp_path):
+    """The weights of its newest checkpoint; and a run without weights says that it starts from scratch."""
+    source = Path(shutil.copytree(small_run.run, tmp_path / "source"))
+    still = ("--optimizer.learning-rate", "1e-30", "--train.steps", "1")
+    args = pretrain_args(small_run.data, tmp_path / "run", *still, "--init-from", str(source))
+    found = electra_jax(*args)
+    assert found.returncode == 0, found.stderr
+    assert f"from the weights of {source} at step {STEPS}: discriminator and generator" in found.stdout.decode()
+    for a, b in zip(jax.tree.leaves(load(tmp_path / "run").params), jax.tree.leaves(load(source).params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    fresh = electra_jax(*pretrain_args(small_run.data, tmp_path / "fresh", *still))
+    assert f"starting from scratch in {tmp_path / 'fresh'}" in fresh.stdout.decode()
+    # A checkpoint that was never finished is none: the weights are where it begins, not scratch.
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        (folder / "seal.json").unlink()
+    again = electra_jax(*args)
+    assert "from the weights of" in again.stdout.decode()
 
 
 def test_the_order_is_resume_then_weights_then_scratch(place, small_run, tmp_path):
@@ -169,6 +189,12 @@ def test_the_order_is_resume_then_weights_then_scratch(place, small_run, tmp_pat
     scratch = electra_jax(*args)
     assert scratch.returncode == 2
     assert b"train.init_from" in scratch.stderr
+    moved_to = start(*args, "--init-from", str(tmp_path / "away"), "--train.steps", "2000")
+    while b"resuming" not in (line := moved_to.stdout.readline()):
+        assert line, moved_to.communicate()
+    moved_to.terminate()
+    moved_to.communicate()
+    assert read_config(tmp_path / "run" / "config.json").train.init_from == str(moved)
     other = electra_jax(*args[:-1], tmp_path / "other", *more)
     assert other.returncode == 2
     assert not (tmp_path / "other").exists()
