@@ -225,7 +225,7 @@ def _sizes(shapes: Shapes, own: Scopes, scopes: Mapping[str, Scopes], head_size:
 
     embeddings, layer = f"{own.embeddings}/embeddings", f"{own.encoder}/encoder/layer_"
     hidden = size(f"{layer}0/attention/self/query/kernel", 1)
-    if own.encoder == "electra" and hidden % head_size:
+    if own.encoder == "electra" and hidden > head_size and hidden % head_size:
         raise UserError(f"heads of {head_size} do not divide {hidden} units: give its own --head-size")
     return ModelConfig(
         vocab_size=size(f"{embeddings}/word_embeddings", 0),
