@@ -26,6 +26,13 @@ import pytest  # noqa: E402
 from runs import SmallRun, make_small_run  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is left alone with one of them at the end."""
+    longest = ("test_scripts.py", "test_faults.py", "test_warm_start.py")
+    order = {name: at for at, name in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """A small data set and a run trained on it for a moment; copy what a test changes."""

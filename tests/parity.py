@@ -67,7 +67,10 @@ def random_params(networks: NetworksConfig, seed: int = 0, kernel_scale: float =
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = path[-1].key
-        scale = kernel_scale * leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
+        # Tables as wide as trained ones are; at twice that, base's scores of the vocabulary reach 12, and float32 ends.
+        scale = 0.05
+        if name in ("kernel", "bias", "scale"):
+            scale = kernel_scale * leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
         return (scale * rng.standard_normal(leaf.shape, np.float32) + (name == "scale")).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes_of(Electra(networks, Kernels())))

@@ -72,6 +72,8 @@ def test_json_there_and_back_changes_nothing(config):
 @pytest.mark.parametrize(("group", "name"), paths())
 def test_a_value_of_a_wrong_type_is_one_sentence(group, name):
     for junk in JUNK:
+        if junk == "seven" and name == "init_from":
+            continue  # a place may have any name
         values = to_json(make_config())
         values[group][name] = junk
         with pytest.raises(UserError) as caught:

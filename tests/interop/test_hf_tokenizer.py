@@ -292,7 +292,7 @@ def test_what_transformers_saves_is_read(casing: Tokenizer, tmp_path: Path) -> N
     theirs = open_auto(written(casing, tmp_path / "export"))
     theirs.save_pretrained(tmp_path / "again")
     if isinstance(casing, SentencePieceTokenizer):
-        with pytest.raises(UserError, match=r"without its sentencepiece\.model: copy that"):
+        with pytest.raises(UserError, match=r"without its sentencepiece\.model and settings\.json: copy both"):
             read_tokenizer(tmp_path / "again")
         shutil.copy(tmp_path / "export" / "sentencepiece.model", tmp_path / "again")
         shutil.copy(tmp_path / "export" / "settings.json", tmp_path / "again")

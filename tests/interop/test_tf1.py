@@ -181,7 +181,9 @@ def test_a_checkpoint_of_something_else_is_refused(remove, add, sentence):
     assert re.search(sentence, found), found
 
 
-@pytest.mark.parametrize(("head_size", "sentence"), [(0, "at least 1, not 0"), (5, "heads of 5 do not divide 26 units")])
+@pytest.mark.parametrize(
+    ("head_size", "sentence"), [(0, "at least 1, not 0"), (5, "heads of 5 do not divide 26 units")]
+)
 def test_a_head_size_that_cannot_be_is_refused(head_size, sentence):
     arrays = random_arrays(variables(discriminator=DISCRIMINATOR._replace(hidden=26)))
     assert sentence in refused(build_networks, held(arrays), "a", head_size)
