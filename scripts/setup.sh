@@ -21,19 +21,20 @@ setup() {
     local extras=$1 python stamp wanted
     stamp=".venv/.installed${extras:+-$extras}"
     if [ ! -x .venv/bin/python ]; then
-        python=$(find_python)
+        python=$(find_python) || return 1
         echo "setup: creating .venv with $("$python" --version)"
         # Some systems pack ensurepip, which venv takes pip from, apart from Python.
-        "$python" -m venv .venv >/dev/null 2>&1 || "$python" -m venv --without-pip .venv
+        "$python" -m venv .venv >/dev/null 2>&1 || "$python" -m venv --without-pip .venv || return 1
     fi
     # Made without pip, by another tool, or broken off: any other pip can put one there, and what is there stays.
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        "$(find_python)" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check pip
+        "$(find_python)" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check pip || return 1
     fi
     wanted=$(cat pyproject.toml constraints.txt | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "setup: installing electra-jax${extras:+ with $extras} (about a minute the first time)"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+            -e ".${extras:+[$extras]}" || return 1
         echo "$wanted" >"$stamp"
     fi
 }

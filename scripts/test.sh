@@ -3,7 +3,11 @@
 # Arguments go to pytest; -n 0 runs one at a time, as --pdb needs it. EXTRAS=dev leaves torch, Transformers and
 # TensorFlow out: what is compared with them is then compared with answers of theirs that were kept.
 . "$(dirname "$0")/setup.sh"
-setup "${EXTRAS:-dev,parity,tf}"
+if ! setup "${EXTRAS:-dev,parity,tf}"; then
+    [ -z "${EXTRAS:-}" ] || exit 1
+    echo "test: torch, Transformers or TensorFlow cannot be installed here; kept answers of theirs stand in" >&2
+    setup dev
+fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
