@@ -92,7 +92,7 @@ def test_functions_give_what_the_model_gives_on_every_shape(name, tokenizer, tmp
         for function, expected in outputs.items():
             found = getattr(loaded, function)(ids)
             assert found.shape == expected.shape
-            assert expected.std() > 0.1
+            assert expected.std() > 1e-2  # a thousand times what they may be apart
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
             stated = {"batch": rows, "length": length}
             shape = loaded.manifest["functions"][function]["gives"]["shape"]
