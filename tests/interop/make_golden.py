@@ -114,7 +114,7 @@ def main() -> None:
         golden |= {f"grads/{name}/{key}": grad for name, tree in grads.items() for key, grad in tree.items()}
     golden["drawn"] = np.asarray(jax.tree.leaves(params)[0])
     np.savez_compressed(GOLDEN, **golden)
-    TEXT.write_text(json.dumps({"folders": saved_folders(), "tokens": tokens()}, ensure_ascii=False, indent=0) + "\n")
+    TEXT.write_text(json.dumps({"folders": saved_folders(), "tokens": tokens()}, ensure_ascii=False) + "\n")
     print(f"{TEXT}: {TEXT.stat().st_size:,} bytes")
     print(f"{GOLDEN}: {len(golden)} arrays, {GOLDEN.stat().st_size:,} bytes")
 
