@@ -90,9 +90,7 @@ def read_config(folder: Path) -> HfConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        inside = folder / "discriminator"
-        advice = inside if (inside / CONFIG).is_file() else "the model's own"
-        raise UserError(f"{folder} is no Hugging Face folder, for it has no {CONFIG}: name {advice}") from None
+        raise UserError(f"{folder} is no Hugging Face folder, for it has no {CONFIG}: {_instead(folder)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): copy the folder again") from None
     if not isinstance(values, dict) or values.get("model_type") != "electra":
@@ -115,6 +113,17 @@ def read_config(folder: Path) -> HfConfig:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return HfConfig(head, model, task)
+
+
+def _instead(folder: Path) -> str:
+    """What somebody who named this folder most likely wants."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    if (folder / "discriminator" / CONFIG).is_file():
+        return f"name {folder / 'discriminator'}"
+    if any(folder.glob("*.index")):
+        return "import a TensorFlow 1 checkpoint with --format tf1"
+    return "name the model's own"
 
 
 def _task(head: Head, values: dict[str, Any]) -> TaskConfig:

@@ -155,6 +155,10 @@ def test_options_that_do_not_go_together(folders, tmp_path, capsys):
     assert run(capsys, "import", "--from", folders.discriminator.parent, *out)[2].endswith(
         f"name {folders.discriminator}\n"
     )
+    assert "there is no such folder" in run(capsys, "import", "--from", tmp_path / "nowhere", *out)[2]
+    (tmp_path / "tf").mkdir()
+    (tmp_path / "tf" / "model.ckpt-1.index").touch()
+    assert "--format tf1" in run(capsys, "import", "--from", tmp_path / "tf", *out)[2]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("kept")
     code, _, error = run(capsys, "import", "--from", folders.discriminator, "--out", tmp_path / "full")
