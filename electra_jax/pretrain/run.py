@@ -18,7 +18,7 @@ from electra_jax.pretrain.evaluation import evaluate, make_eval_step
 from electra_jax.pretrain.folder import claim, keep_runtime
 from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.pretrain.step import TrainStep, make_train_step
-from electra_jax.pretrain.warm_start import Weights, begin_with, read_weights
+from electra_jax.pretrain.warm_start import GivenWeights, begin_with, read_weights
 from electra_jax.text.loader import batches, fixed_batches
 from electra_jax.text.rows import DataSet, open_data_set
 from electra_jax.training import sharding
@@ -75,7 +75,7 @@ class Run:
         workdir: Path,
         mesh: Mesh,
         console: Console,
-        weights: Weights | None,
+        weights: GivenWeights | None,
     ):
         self.config, self.data_set, self.workdir, self.mesh = config, data_set, workdir, mesh
         metric, best_is_high = OBJECTIVES[config.objective.name].best
@@ -156,7 +156,7 @@ class Run:
         metric, _ = OBJECTIVES[self.config.objective.name].best
         self.checkpoints.save(clock.step, state, meta, finite if metric in finite else None)
 
-    def _start(self, console: Console, weights: Weights | None) -> tuple[Clock, TrainState]:
+    def _start(self, console: Console, weights: GivenWeights | None) -> tuple[Clock, TrainState]:
         """Resumes, or begins with the given weights, or draws fresh ones; every leaf lies where the rule puts it."""
         fresh, wanted = plan_state(self.config, self.mesh)
         restored = self.checkpoints.restore_newest(wanted, console.print)

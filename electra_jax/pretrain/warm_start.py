@@ -24,7 +24,7 @@ MAY_DIFFER = {
 }
 
 
-class Weights(NamedTuple):
+class GivenWeights(NamedTuple):
     """The networks found in the place that `train.init_from` names, on the host."""
 
     networks: dict[str, Network]
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     story: str  # what is taken and what is fresh, for people
 
 
-def read_weights(config: PretrainConfig, data_set: DataSet, report: Callable[[str], None]) -> Weights:
+def read_weights(config: PretrainConfig, data_set: DataSet, report: Callable[[str], None]) -> GivenWeights:
     """Opens `train.init_from`. Raises UserError where its networks or its tokenizer are not the run's."""
     assert config.train.init_from is not None
     source = load(Path(config.train.init_from).expanduser(), report=report)
@@ -61,10 +61,10 @@ def read_weights(config: PretrainConfig, data_set: DataSet, report: Callable[[st
     names = [name if name == "generator" or has_rtd_head else f"{name} without its head" for name in sorted(taken)]
     fresh = [name for name in wanted.each if name not in taken]
     story = f"{where} at step {source.step:,}: {' and '.join(names)}" + (f"; the {fresh[0]} is fresh" if fresh else "")
-    return Weights(taken, has_rtd_head, story)
+    return GivenWeights(taken, has_rtd_head, story)
 
 
-def begin_with(weights: Weights, fresh: Any, wanted: NetworksConfig) -> Any:
+def begin_with(weights: GivenWeights, fresh: Any, wanted: NetworksConfig) -> Any:
     """A run's fresh parameters with everything that the weights hold in its place.
 
     A network that is fresh takes over what it shares with the other one.

@@ -23,7 +23,7 @@ from electra_jax.interop.portable import read_huggingface, write_imported
 from electra_jax.model.sharing import Network, separate
 from electra_jax.networks import NetworksConfig, networks_of
 from electra_jax.pretrain.loading import load
-from electra_jax.pretrain.warm_start import Weights, begin_with
+from electra_jax.pretrain.warm_start import GivenWeights, begin_with
 from electra_jax.settings import to_json
 from electra_jax.text.wordpiece import WordPieceTokenizer
 
@@ -41,8 +41,8 @@ def config_of(networks: NetworksConfig, sharing: str = "all", **objective) -> Pr
 TARGET_GENERATOR = networks_of(config_of(TINY_NETWORKS)).generator
 
 
-def weights_of(params, networks: NetworksConfig) -> Weights:
-    return Weights(separate(params, networks), networks.task is None, "")
+def weights_of(params, networks: NetworksConfig) -> GivenWeights:
+    return GivenWeights(separate(params, networks), networks.task is None, "")
 
 
 @pytest.mark.parametrize("sharing", ["none", "token", "all", "gdes"])
@@ -53,7 +53,7 @@ def test_one_network_is_taken_and_the_other_fresh_but_for_what_they_share(given,
     fresh = random_params(wanted, seed=1)
     alone = NetworksConfig(**{given: getattr(wanted, given)})
     source = separate(random_params(alone), alone)
-    params = begin_with(Weights(source, True, ""), fresh, wanted)
+    params = begin_with(GivenWeights(source, True, ""), fresh, wanted)
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     found, before = separate(params, wanted), separate(fresh, wanted)
     other = "generator" if given == "discriminator" else "discriminator"
