@@ -14,6 +14,8 @@ MUST_AGREE: dict[Sharing, tuple[str, ...]] = {
     "all": ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
 }
 Task = Literal["sequence_classification", "token_classification", "question_answering"]
+# Hugging Face's classes, or the paper's as its published code has them.
+HeadForm = Literal["huggingface", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,11 @@ class TaskConfig(Settings):
     labels: tuple[str, ...]  # of the outputs, in their order; start and end for question answering
     # How a sequence's outputs are read.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
-    dropout: float | None = None  # None: the encoder's
+    # None: the encoder's; in the paper's form none but for sequences. Hugging Face's question answering has no place
+    # for it.
+    dropout: float | None = None
+    form: HeadForm = "huggingface"
+    answerability: bool = False  # a part of its own for questions without an answer (SQuAD 2.0)
 
     def check(self) -> None:
         self.require(len(self.labels) >= 1, "a head needs at least one label")
@@ -39,6 +45,21 @@ class TaskConfig(Settings):
         self.require(
             self.dropout is None or 0 <= self.dropout < 1, f"a head's dropout must be in [0, 1), not {self.dropout}"
         )
+        self.require(
+            not self.answerability or self.scores_spans_jointly,
+            f"answerability belongs to question answering in form 'paper', not to {self.name} in form {self.form!r}",
+        )
+
+    @property
+    def scores_spans_jointly(self) -> bool:
+        """Whether ends are scored given a start, so that there is no one score a token."""
+        return self.name == "question_answering" and self.form == "paper"
+
+    def dropout_in(self, encoder: ModelConfig) -> float:
+        """The rate before the head's matrices on top of this encoder."""
+        if self.dropout is not None:
+            return self.dropout
+        return 0.0 if self.form == "paper" and self.name != "sequence_classification" else encoder.hidden_dropout_prob
 
 
 @dataclass(frozen=True, kw_only=True)

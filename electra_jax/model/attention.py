@@ -42,34 +42,45 @@ class Context(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """softmax(QKᵀ/√d)V over the tokens of the same example, projected back to the hidden size."""
+    """softmax(QKᵀ/√d)V over the tokens of the same example, projected back to the hidden size.
+
+    With `first_only` each row's first token alone asks, and the result has one state a row.
+    """
 
     config: ModelConfig
     kernels: Kernels
+    first_only: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "t h"], context: Context, site: UInt32[Array, ""]) -> Float[Array, "t h"]:
+    def __call__(self, x: Float[Array, "t h"], context: Context, site: UInt32[Array, ""]) -> Float[Array, "q h"]:
         c = self.config
         batch, length = context.segment_ids.shape
-        heads = (batch, length, c.num_attention_heads, c.hidden_size // c.num_attention_heads)
+        asking = 1 if self.first_only else length
 
-        def project(name: str) -> Float[Array, "b l n d"]:
+        def project(name: str, x: Float[Array, "_ h"]) -> Float[Array, "b _l n d"]:
             kernel_init = matrix_init(c)
             dense = nn.Dense(c.hidden_size, dtype=self.kernels.dtype, kernel_init=kernel_init, name=name)
-            return dense(x).reshape(heads)
+            return dense(x).reshape(batch, -1, c.num_attention_heads, c.hidden_size // c.num_attention_heads)
 
-        query, key, value = project("query"), project("key"), project("value")
+        query = project("query", first_tokens(x, context.segment_ids) if self.first_only else x)
+        key, value = project("key", x), project("value", x)
         if context.rotation is not None:
-            query, key = rotate(query, context.rotation), rotate(key, context.rotation)
-        same = context.segment_ids[:, :, None] == context.segment_ids[:, None, :]
+            query = rotate(query, Rotation(*(part[:, :asking] for part in context.rotation)))
+            key = rotate(key, context.rotation)
+        same = context.segment_ids[:, :asking, None] == context.segment_ids[:, None, :]
         rate = c.attention_probs_dropout_prob if context.dropout_seeds is not None else 0.0
         if choose(self.kernels.attention, rate) == "xla":
             mixed = jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation="xla")
         else:
             mixed = attend(query, key, value, same, context.dropout_seeds, site + ATTENTION_SITE, rate)
-        mixed = mixed.reshape(batch * length, c.hidden_size)
+        mixed = mixed.reshape(batch * asking, c.hidden_size)
         output_init = matrix_init(c, is_output=True)
         return nn.Dense(c.hidden_size, dtype=self.kernels.dtype, kernel_init=output_init, name="output")(mixed)
+
+
+def first_tokens(x: Float[Array, "t h"], segment_ids: Int[Array, "b l"]) -> Float[Array, "b h"]:
+    """The state of the first token of each of these rows."""
+    return x.reshape(*segment_ids.shape, x.shape[-1])[:, 0]
 
 
 def choose(wanted: str, rate: float) -> str:
@@ -84,22 +95,24 @@ def choose(wanted: str, rate: float) -> str:
 
 
 def attend(
-    query: Float[Array, "b l n d"],
+    query: Float[Array, "b q n d"],
     key: Float[Array, "b l n d"],
     value: Float[Array, "b l n d"],
-    same: Bool[Array, "b l l"],
+    same: Bool[Array, "b q l"],
     seeds: UInt32[Array, "b 2"] | None,
     site: UInt32[Array, ""] | int,
     rate: float,
-) -> Float[Array, "b l n d"]:
+) -> Float[Array, "b q n d"]:
     """Attention written out, with dropout on the probabilities; the softmax is float32 whatever comes in.
 
+    The queries are a row's tokens, or the first ones of them.
     A padding query attends padding, which keeps its softmax finite; no real token ever attends it.
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("blnd,bmnd->bnlm", query * jnp.asarray(scale, query.dtype), key)
     scores = jnp.where(same[:, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
-    probabilities = dropout(jax.nn.softmax(scores, axis=-1), seeds, site, rate)
+    whole = (query.shape[2], key.shape[1], key.shape[1])
+    probabilities = dropout(jax.nn.softmax(scores, axis=-1), seeds, site, rate, whole)
     return jnp.einsum("bnlm,bmnd->blnd", probabilities.astype(value.dtype), value)
 
 

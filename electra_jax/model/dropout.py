@@ -5,6 +5,8 @@ into the multiplication that uses it and costs a tenth of `jax.random.bernoulli`
 million elements). Everything that must follow a distribution closely, the sampling above all, stays with jax.random.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
@@ -16,16 +18,23 @@ def create_seeds(keys: Key[Array, " b"]) -> UInt32[Array, "b 2"]:
 
 
 def dropout(
-    x: Float[Array, " b *shape"], seeds: UInt32[Array, "b 2"] | None, site: UInt32[Array, ""] | int, rate: float
+    x: Float[Array, " b *shape"],
+    seeds: UInt32[Array, "b 2"] | None,
+    site: UInt32[Array, ""] | int,
+    rate: float,
+    whole: tuple[int, ...] | None = None,
 ) -> Float[Array, " b *shape"]:
     """Zeroes a share `rate` of each example's elements and scales the others by 1 / (1 − rate).
 
-    `site` tells the uses within a forward pass apart; without seeds, or at rate 0, x returns as it is.
+    `site` tells the uses within a forward pass apart; without seeds, or at rate 0, x returns as it is. Where x is
+    only the beginning, along some axes, of an example of shape `whole`, it loses what it would lose within that.
     """
     if seeds is None or rate == 0.0:
         return x
     wide = (slice(None),) + (None,) * (x.ndim - 1)
-    element = jnp.arange(x[0].size, dtype=jnp.uint32).reshape(1, *x.shape[1:])
+    shape = whole or x.shape[1:]
+    element = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    element = element[tuple(map(slice, x.shape[1:]))][None]
     offset = jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9)
     bits = _mix(_mix(element ^ seeds[(*wide, 0)]) + seeds[(*wide, 1)] + offset)
     keep = bits < jnp.uint32(round((1.0 - rate) * 2**32))

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from electra_jax.config import ModelConfig, PretrainConfig, RuntimeConfig, SpecialTokens
+from electra_jax.errors import UserError
 from electra_jax.model.attention import Kernels
 from electra_jax.model.encoder import Embeddings, Encoder, Tables, TableSource, gelu, layer_norm
 from electra_jax.model.initializers import matrix_init, projection_init
 from electra_jax.model.inputs import Inputs, create_inputs
-from electra_jax.model.task_heads import TaskHead
+from electra_jax.model.spans import MASKED, SpanLogits, best_starts, can_be_answer
+from electra_jax.model.task_heads import SpanHead, TaskHead
 from electra_jax.networks import NetworksConfig, networks_of
 
 # How the discriminator comes by its tables, for each `embedding_sharing` but "all", which needs none of its own.
@@ -43,7 +45,8 @@ class Electra(nn.Module):
             if networks.task is None:
                 self.discriminator_predictions = RtdHead(networks.discriminator, self.kernels)
             else:
-                self.task_head = TaskHead(networks.discriminator, networks.task, self.kernels)
+                head: Any = SpanHead if networks.task.scores_spans_jointly else TaskHead
+                self.task_head = head(networks.discriminator, networks.task, self.kernels)
 
     def mlm_logits(
         self, inputs: Inputs, slots: Int[Array, "b s"], dropout_seeds: UInt32[Array, "b 2"] | None = None
@@ -61,15 +64,15 @@ class Electra(nn.Module):
         return self.generator_encoder(self.embeddings(inputs), inputs, dropout_seeds)
 
     def discriminator_hidden(
-        self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None
-    ) -> Float[Array, "t h"]:
-        """The discriminator's last hidden states, [batch · length, hidden]."""
+        self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None, first_only: bool = False
+    ) -> Float[Array, "q h"]:
+        """The discriminator's last hidden states, [batch · length, hidden]; or each row's first, [batch, hidden]."""
         if self.networks.sharing == "all":
             embedded = self.embeddings(inputs)
         else:
             given: Tables = self.embeddings.read()
             embedded = self.discriminator_embeddings(inputs, given)
-        return self.discriminator_encoder(embedded, inputs, dropout_seeds)
+        return self.discriminator_encoder(embedded, inputs, dropout_seeds, first_only)
 
     def rtd_logits(self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None) -> Float[Array, "b l"]:
         """The discriminator's float32 log-odds that each token was replaced."""
@@ -77,9 +80,42 @@ class Electra(nn.Module):
         return self.discriminator_predictions(hidden).reshape(inputs.ids.shape)
 
     def task_logits(self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None) -> Float[Array, "b *l n"]:
-        """The fine-tuned head's float32 scores: [batch, labels] for a sequence, else [batch, length, labels]."""
-        hidden = self.discriminator_hidden(inputs, dropout_seeds)
-        return self.task_head(hidden.reshape(*inputs.ids.shape, -1), dropout_seeds)
+        """The fine-tuned head's float32 scores: [batch, labels] for a sequence, else [batch, length, labels].
+
+        Raises UserError for the paper's question answering, which `span_logits` asks.
+        """
+        task = self.networks.task
+        if task is not None and task.scores_spans_jointly:
+            raise UserError(
+                "a question-answering head in form 'paper' scores ends given a start, so it has no one score a token: "
+                "ask its span_logits"
+            )
+        first_only = task is not None and task.name == "sequence_classification"  # its head reads [CLS] alone
+        hidden = self.discriminator_hidden(inputs, dropout_seeds, first_only)
+        return self.task_head(hidden.reshape(inputs.ids.shape[0], -1, hidden.shape[-1]), dropout_seeds)
+
+    def span_logits(
+        self,
+        inputs: Inputs,
+        starts: Int[Array, "b k"] | None,
+        beam: int,
+        dropout_seeds: UInt32[Array, "b 2"] | None = None,
+    ) -> SpanLogits:
+        """The question-answering head's scores: ends for the given starts, else for [CLS] and the `beam` likeliest.
+
+        In Hugging Face's form the ends are the same whatever the start. Rows hold one example each.
+        """
+        hidden = self.discriminator_hidden(inputs, dropout_seeds).reshape(*inputs.ids.shape, -1)
+        allowed = can_be_answer(inputs)
+        task = self.networks.task
+        assert task is not None
+        assert task.name == "question_answering"
+        if task.scores_spans_jointly:
+            return self.task_head(hidden, allowed, starts, beam, dropout_seeds)
+        logits = jnp.where(allowed[..., None], self.task_head(hidden, dropout_seeds), MASKED)
+        start, end = logits[..., 0], logits[..., 1]
+        starts = best_starts(start, beam) if starts is None else starts
+        return SpanLogits(start, starts, jnp.broadcast_to(end[:, None], (*starts.shape, end.shape[-1])), None)
 
     def every_network(self, inputs: Inputs, slots: Int[Array, "b s"]) -> tuple[Array, ...]:
         """Each network that there is, on the same rows; initialisation calls it to create every parameter."""
@@ -87,7 +123,12 @@ class Electra(nn.Module):
         if self.networks.generator is not None:
             outputs += (self.mlm_logits(inputs, slots),)
         if self.networks.discriminator is not None:
-            outputs += (self.rtd_logits(inputs) if self.networks.task is None else self.task_logits(inputs),)
+            if self.networks.task is None:
+                outputs += (self.rtd_logits(inputs),)
+            elif self.networks.task.scores_spans_jointly:
+                outputs += (self.span_logits(inputs, starts=None, beam=1).end,)
+            else:
+                outputs += (self.task_logits(inputs),)
         return outputs
 
 

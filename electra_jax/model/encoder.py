@@ -20,6 +20,7 @@ from electra_jax.model.attention import (
     Kernels,
     SelfAttention,
     create_rotation,
+    first_tokens,
 )
 from electra_jax.model.dropout import dropout
 from electra_jax.model.initializers import matrix_init, projection_init, table_init
@@ -82,15 +83,22 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Dropout, the projection to the hidden size where it differs, and the stack of layers."""
+    """Dropout, the projection to the hidden size where it differs, and the stack of layers.
+
+    With `first_only` the result is the state of each row's first token; unrolled, the last layer computes no other.
+    """
 
     config: ModelConfig
     kernels: Kernels
 
     @nn.compact
     def __call__(
-        self, embedded: Float[Array, "t e"], inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None
-    ) -> Float[Array, "t h"]:
+        self,
+        embedded: Float[Array, "t e"],
+        inputs: Inputs,
+        dropout_seeds: UInt32[Array, "b 2"] | None,
+        first_only: bool = False,
+    ) -> Float[Array, "q h"]:
         c = self.config
         first_site = c.num_hidden_layers * SITES
         x = _dropout_rows(embedded, dropout_seeds, first_site, c.hidden_dropout_prob)
@@ -107,7 +115,7 @@ class Encoder(nn.Module):
         context = Context(inputs.segment_ids, dropout_seeds, rotation)
         sites = jnp.arange(c.num_hidden_layers, dtype=jnp.uint32) * SITES
         if self.kernels.unroll_layers and not self.is_initializing():
-            x = self._unrolled(x, context, sites)
+            x = self._unrolled(x, context, sites, first_only)
         else:
             layers = nn.scan(
                 EncoderLayer,
@@ -117,11 +125,12 @@ class Encoder(nn.Module):
                 length=c.num_hidden_layers,
             )
             x, _ = layers(c, self.kernels, name="layer")(x, context, sites)
+            x = first_tokens(x, inputs.segment_ids) if first_only else x
         return layer_norm(c, "layer_norm")(x).astype(self.kernels.dtype) if c.norm == "pre" else x
 
     def _unrolled(
-        self, x: Float[Array, "t h"], context: Context, sites: UInt32[Array, " layers"]
-    ) -> Float[Array, "t h"]:
+        self, x: Float[Array, "t h"], context: Context, sites: UInt32[Array, " layers"], first_only: bool
+    ) -> Float[Array, "q h"]:
         """The same layers one after the other, on the same stacked parameters.
 
         The stack is split once, so that its gradient is one concatenation; scan's own unrolling updates the whole
@@ -131,34 +140,41 @@ class Encoder(nn.Module):
         stack = self.variables["params"]["layer"]
         leaves, tree = jax.tree.flatten(stack)
         parts = [jax.lax.split(leaf, [1] * count) for leaf in leaves]
-        layer = EncoderLayer(self.config, self.kernels, parent=None)
         for index in range(count):
+            layer = EncoderLayer(self.config, self.kernels, first_only and index == count - 1, parent=None)
             params = jax.tree.unflatten(tree, [part[index].squeeze(0) for part in parts])
             x, _ = layer.apply({"params": params}, x, context, sites[index])
         return x
 
 
 class EncoderLayer(nn.Module):
-    """One transformer layer: LayerNorm after each residual sum (BERT, the paper) or before each block."""
+    """One transformer layer: LayerNorm after each residual sum (BERT, the paper) or before each block.
+
+    With `first_only` the result is the state of each row's first token.
+    """
 
     config: ModelConfig
     kernels: Kernels
+    first_only: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "t h"], context: Context, site: UInt32[Array, ""]
-    ) -> tuple[Float[Array, "t h"], None]:
+    ) -> tuple[Float[Array, "q h"], None]:
         c = self.config
         if c.convolution_width:
             x = Convolution(c, self.kernels, name="convolution")(x, context.segment_ids)
-        attention = SelfAttention(c, self.kernels, name="attention")
+        attention = SelfAttention(c, self.kernels, self.first_only, name="attention")
         attention_norm, output_norm = layer_norm(c, "attention_layer_norm"), layer_norm(c, "output_layer_norm")
 
-        def attend(y: Float[Array, "t h"]) -> Float[Array, "t h"]:
+        def attend(y: Float[Array, "t h"]) -> Float[Array, "q h"]:
             seeds, rate = context.dropout_seeds, c.hidden_dropout_prob
             return _dropout_rows(attention(y, context, site), seeds, site + ATTENTION_OUTPUT_SITE, rate)
 
-        def feed_forward(y: Float[Array, "t h"]) -> Float[Array, "t h"]:
+        def residual(x: Float[Array, "t h"]) -> Float[Array, "q h"]:
+            return first_tokens(x, context.segment_ids) if self.first_only else x
+
+        def feed_forward(y: Float[Array, "q h"]) -> Float[Array, "q h"]:
             dtype, out_init = self.kernels.dtype, matrix_init(c, is_output=True)
             y = nn.Dense(c.intermediate_size, dtype=dtype, kernel_init=matrix_init(c), name="intermediate")(y)
             y = nn.Dense(c.hidden_size, dtype=dtype, kernel_init=out_init, name="output")(gelu(y))
@@ -166,9 +182,9 @@ class EncoderLayer(nn.Module):
             return _dropout_rows(y, seeds, site + FEED_FORWARD_SITE, rate)
 
         if c.norm == "post":
-            x = attention_norm(x + attend(x)).astype(x.dtype)
+            x = attention_norm(residual(x) + attend(x)).astype(x.dtype)
             return output_norm(x + feed_forward(x)).astype(x.dtype), None
-        x = x + attend(attention_norm(x).astype(x.dtype))
+        x = residual(x) + attend(attention_norm(x).astype(x.dtype))
         return x + feed_forward(output_norm(x).astype(x.dtype)), None
 
 

@@ -3,10 +3,11 @@
 Every parameter is named in exactly one of the tables below, or the optimizer refuses to be built.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers, muon
@@ -19,6 +20,18 @@ NORMS_AND_BIASES = {"scale", "bias"}
 NOT_DECAYED = {"taps"}
 # Modules whose kernel is an output table or a vector, and so stays with Adam under Muon.
 NOT_HIDDEN = {"dense_prediction"}
+# How far below the head a network's top layer is (electra issues 51 and 64): the paper's text says one step of the
+# decay, its code takes two.
+LayerDecay = Literal["paper", "google"]
+STEPS_TO_TOP: dict[LayerDecay, int] = {"paper": 1, "google": 2}
+# Where a fine-tuned discriminator's parameters are, by the first names of their paths.
+PLACES: dict[tuple[str, ...], Literal["embeddings", "layers", "top", "head"]] = {
+    ("embeddings",): "embeddings",
+    ("discriminator_encoder", "embeddings_project"): "embeddings",
+    ("discriminator_encoder", "layer"): "layers",
+    ("discriminator_encoder", "layer_norm"): "top",  # after the last layer of norm `pre`
+    ("task_head",): "head",
+}
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -51,13 +64,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _update_rule(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     schedule = make_schedule(config, steps)
     adam = optax.chain(
-        optax.scale_by_adam(config.b1, config.b2, config.eps)
-        if config.bias_correction
-        else scale_by_adam_uncorrected(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(
-            config.weight_decay, lambda params: decay_mask(params, config.decay_norms_and_biases)
-        ),
-        optax.scale_by_learning_rate(lambda count: config.learning_rate * schedule(count)),
+        *_adam_with_decay(config), optax.scale_by_learning_rate(lambda count: config.learning_rate * schedule(count))
     )
     if config.name == "adam":
         return adam
@@ -73,6 +80,59 @@ def _update_rule(config: OptimizerConfig, steps: int) -> optax.GradientTransform
         {"muon": hidden, "adam": adam},
         lambda params: jax.tree_util.tree_map_with_path(lambda path, _: labels[_is_hidden_matrix(path)], params),
     )
+
+
+def _adam_with_decay(config: OptimizerConfig) -> tuple[optax.GradientTransformation, ...]:
+    return (
+        optax.scale_by_adam(config.b1, config.b2, config.eps)
+        if config.bias_correction
+        else scale_by_adam_uncorrected(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(
+            config.weight_decay, lambda params: decay_mask(params, config.decay_norms_and_biases)
+        ),
+    )
+
+
+def make_finetune_optimizer(
+    config: OptimizerConfig, steps: int, layer_decay: float, form: LayerDecay
+) -> optax.GradientTransformation:
+    """clip → Adam → decoupled decay → layer-wise decay → schedule, without the learning rate.
+
+    The updates are to be added times the learning rate, which is each member's own and not read off `config`. Weight
+    decay shrinks with the rate of its layer (published code). Adam only, on a discriminator with a task's head.
+    """
+    schedule = make_schedule(config, steps)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        *_adam_with_decay(config),
+        optax.stateless(
+            lambda updates, _: jax.tree.map(jnp.multiply, updates, layer_scales(updates, layer_decay, form))
+        ),
+        optax.scale_by_schedule(lambda count: -schedule(count)),
+    )
+
+
+def layer_scales(params: Any, decay: float, form: LayerDecay) -> Any:
+    """What each parameter's learning rate is multiplied by, to be broadcast: 1 at the head, less with each layer below.
+
+    Of L layers, the top one has decay¹, the first decay^L and the embeddings decay^(L+1); in form `google` each one
+    more. Raises KeyError for a parameter that is neither in a layer nor named.
+    """
+    layers = len(jax.tree.leaves(params["discriminator_encoder"]["layer"])[0])
+    to_top = STEPS_TO_TOP[form]
+    steps = {"embeddings": layers + to_top, "top": to_top, "head": 0}
+
+    def scale(path: tuple, leaf: Any) -> Float[np.ndarray, "*s"]:
+        names = tuple(_names(path))
+        place = PLACES.get(names[:1]) or PLACES.get(names[:2])
+        if place is None:
+            raise KeyError(f"in which layer is {'/'.join(names)}? Name it in training/optimizer.py")
+        if place != "layers":
+            return np.asarray(decay ** steps[place], np.float32)
+        below_head = np.arange(layers - 1, -1, -1) + to_top
+        return np.asarray(decay**below_head, np.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(scale, params)
 
 
 def decay_mask(params: Any, norms_and_biases: bool = False) -> Any:

@@ -208,7 +208,7 @@ def test_dropout_is_repeatable_and_follows_its_seeds():
 def test_every_use_of_dropout_in_a_network_has_a_site_of_its_own(monkeypatch):
     sites = []
 
-    def remember(x, seeds, site, rate):
+    def remember(x, seeds, site, rate, *whole):
         jax.debug.callback(lambda at: sites.append(int(at)), site)
         return x
 
