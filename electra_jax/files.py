@@ -8,24 +8,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from electra_jax.errors import UserError
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part."""
+@contextmanager
+def file_aside(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file beside `path` to write; renames it to `path` on success, removes it on any failure."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    data = content.encode() if isinstance(content, str) else content
     try:
         with open(aside, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never a part."""
+    with file_aside(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,7 +28,7 @@ def export_huggingface(
     if networks.task is not None:
         sizes.pop("generator", None)
     for found in sizes.values():
-        check_expressible(found)
+        check_expressible(found, networks.task)
     params = jax.device_get(params)
     with new_folder(out) as aside:
         for name, found in sizes.items():
@@ -41,7 +41,12 @@ def export_huggingface(
 
 
 def _longest(sizes: ModelConfig, facts: Facts) -> int:
-    """Tokens whose positions were trained, as far as that is known: a run from scratch saw rows of one length."""
+    """Tokens whose positions were trained, as far as that is known: a run from scratch saw rows of one length.
+
+    Of a fine-tuned model, those that it was fine-tuned on.
+    """
+    if facts.fine_tuned is not None:
+        return int(facts.fine_tuned["length"])
     from_scratch = facts.config is not None and facts.config.train.init_from is None
     return facts.config.data.length if facts.config and from_scratch else sizes.max_position_embeddings
 

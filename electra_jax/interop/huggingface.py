@@ -234,8 +234,8 @@ def _convert(folder: Path) -> str:
     return CONVERT.format(cls=architecture, folder=folder)
 
 
-def check_expressible(config: ModelConfig) -> None:
-    """Raises UserError, naming the settings, for a network that Hugging Face's ELECTRA cannot be."""
+def check_expressible(config: ModelConfig, task: TaskConfig | None = None) -> None:
+    """Raises UserError, naming the settings, for a network or a head that Hugging Face's ELECTRA cannot be."""
     in_the_way = [
         f"model.{name} is {getattr(config, name)!r} and not {theirs!r}"
         for name, theirs in EXPRESSIBLE.items()
@@ -246,6 +246,11 @@ def check_expressible(config: ModelConfig) -> None:
             f"Hugging Face's ELECTRA cannot express this network ({', '.join(in_the_way)}): it stays here, or is "
             "pre-trained anew with those settings"
         )
+    if task is not None and task.form == "paper" and task.name != "token_classification":  # of tokens there is one form
+        raise UserError(
+            f"Hugging Face's ELECTRA cannot express this head of {task.name}, for the head is the paper's (task form "
+            "'paper'): fine-tune with --head huggingface to export"
+        )
 
 
 def write_folder(folder: Path, networks: NetworksConfig, params: Any, network: str) -> None:
@@ -253,7 +258,11 @@ def write_folder(folder: Path, networks: NetworksConfig, params: Any, network: s
     from safetensors.numpy import save
 
     sizes = networks.each[network]
-    check_expressible(sizes)
+    task = networks.task if network == "discriminator" else None
+    check_expressible(sizes, task)
+    dropout = None if task is None else task.dropout
+    if task is not None and task.form == "paper":
+        dropout = task.dropout_in(sizes)  # where none is named, theirs is the encoder's
     folder.mkdir(parents=True, exist_ok=True)
     head = head_of(networks, network)
     values: dict[str, Any] = {
@@ -263,14 +272,14 @@ def write_folder(folder: Path, networks: NetworksConfig, params: Any, network: s
         "hidden_act": FIXED["hidden_act"],
         "pad_token_id": FIXED["pad_token_id"],
         "tie_word_embeddings": True,
-        "classifier_dropout": networks.task.dropout if networks.task else None,
+        "classifier_dropout": dropout,
     }
-    if networks.task is not None and networks.task.name != "question_answering":
-        labels = networks.task.labels
+    if task is not None and task.name != "question_answering":
+        labels = task.labels
         values |= {
             "id2label": {str(number): label for number, label in enumerate(labels)},
             "label2id": {label: number for number, label in enumerate(labels)},
-            "problem_type": networks.task.problem_type,
+            "problem_type": task.problem_type,
         }
     write_json(folder / CONFIG, values)
     tensors = write_network(networks, params, network, TORCH)

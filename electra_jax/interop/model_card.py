@@ -38,7 +38,12 @@ class Facts(NamedTuple):
     data: dict[str, Any] | None = None  # the data set's description
     metrics: dict[str, float] | None = None  # held out, by name
     measured_at: int = 0  # step
-    source: dict[str, Any] | None = None  # of an imported model
+    source: dict[str, Any] | None = None  # of an imported model, or a fine-tuned one
+
+    @property
+    def fine_tuned(self) -> dict[str, Any] | None:
+        """What was fine-tuned here, and how."""
+        return self.source if self.source is not None and self.source.get("format") == "fine-tuning" else None
 
 
 def read_facts(run: Path, step: int, config: PretrainConfig | None) -> Facts:
@@ -79,14 +84,17 @@ def model_card(networks: NetworksConfig, head: str, tokenizer: Tokenizer, facts:
     ]
     if networks.task is not None:
         parts += ["## Labels", ", ".join(networks.task.labels)]
-    if facts.source is not None:
+    if facts.fine_tuned is not None:
+        parts += ["## Fine-tuning", _fine_tuning(facts.fine_tuned)]
+    elif facts.source is not None:
         parts += ["## Origin", f"Imported, format {facts.source.get('format')}; pre-training settings are not known."]
     begun_with = facts.config.train.init_from if facts.config else None
     if begun_with is not None:
         parts += ["## Origin", f"Training began with the weights of `{Path(begun_with).name}`."]
     if facts.data is not None:
         parts += ["## Corpus", _corpus(facts.data)]
-    parts += ["## Measured", _measured(facts)]
+    if facts.fine_tuned is None:
+        parts += ["## Measured", _measured(facts)]
     if facts.config is not None:
         tokens = facts.step * facts.config.train.batch_size * facts.config.data.length
         settings = {key: value for key, value in to_json(facts.config).items() if key != "runtime"}
@@ -98,6 +106,21 @@ def model_card(networks: NetworksConfig, head: str, tokenizer: Tokenizer, facts:
             f"```json\n{json.dumps(settings, indent=2)}\n```",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fine_tuning(source: dict[str, Any]) -> str:
+    begun = "random weights" if source["from"] == "none" else f"the weights of `{Path(source['from']).name}`"
+    lines = [
+        f"{source['kind'].replace('_', ' ').capitalize()}, task `{source['task']}`, from {begun}: seed "
+        f"{source['seed']}, learning rate {source['learning_rate']:g}, {source['epochs']:g} epochs, rows of at most "
+        f"{source['length']} tokens. The best of the seeds and learning rates that were tried, by {source['metric']} "
+        "on the held-out examples, hence a little too good:"
+    ]
+    if "range" in source:
+        low, high = source["range"]
+        lines.insert(0, f"The logit is the score scaled to 0…1: the score is {low:g} + {high - low:g} × logit.\n")
+    rows = [f"| {name} | {value:.4f} |" for name, value in source["measured"].items()]
+    return "\n".join([*lines, "", "| held out | |", "|---|---|", *rows])
 
 
 def _corpus(data: dict[str, Any]) -> str:

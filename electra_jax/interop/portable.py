@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,9 +131,16 @@ def write_imported(out: Path, model: Portable) -> None:
     Raises UserError where `out` holds anything already.
     """
     with new_folder(out) as folder:
-        write_json(folder / MODEL, {"networks": to_json(model.networks), "source": model.source})
-        model.tokenizer.save(folder / TOKENIZER)
-        write_params(folder / CHECKPOINTS, 0, model.params)
+        write_portable(folder, model)
+
+
+def write_portable(folder: Path, model: Portable) -> None:
+    """Writes a model into a folder that is there, model.json last, over what an interrupted writing left."""
+    for name in (TOKENIZER, CHECKPOINTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    model.tokenizer.save(folder / TOKENIZER)
+    write_params(folder / CHECKPOINTS, 0, model.params)
+    write_json(folder / MODEL, {"networks": to_json(model.networks), "source": model.source})
 
 
 def read_imported(folder: Path) -> Portable:

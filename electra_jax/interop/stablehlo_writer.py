@@ -37,7 +37,7 @@ def write_stablehlo(
     """Writes into a new folder what the model has of `discriminator`, `embeddings` and `task`.
 
     `longest` is the longest row that the functions take, `max_position_embeddings` unless given.
-    Raises UserError where learned positions do not reach so far.
+    Raises UserError where learned positions do not reach so far, and for the paper's question answering.
     """
     need_flatbuffers()
     sizes = networks.main
@@ -45,6 +45,11 @@ def write_stablehlo(
     if sizes.position == "absolute" and longest > sizes.max_position_embeddings:
         raise UserError(
             f"rows of {longest} tokens cannot be exported, for the model has {sizes.max_position_embeddings} positions"
+        )
+    if networks.task is not None and networks.task.scores_spans_jointly:
+        raise UserError(
+            "this head of question_answering is the paper's (task form 'paper'), whose ends are scored given a start, "
+            "so no one function of a row's ids is its scores: fine-tune with --head huggingface to export"
         )
     # One network by itself: with GDES its tables are sums, which are taken here and not at every call.
     name = "generator" if networks.discriminator is None else "discriminator"

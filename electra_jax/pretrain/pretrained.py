@@ -202,7 +202,7 @@ class Pretrained:
         return f"##{piece}" if piece[:1].isalnum() else piece
 
     def _encode(self, text: str) -> Encoding:
-        _check(text)
+        check_text(text)
         encoding = self.tokenizer.encode(text)
         if not encoding.ids:
             raise UserError(f"the text {text!r:.60} holds no token: give at least one word")
@@ -213,7 +213,7 @@ class Pretrained:
         parts = text.split(MASK)
         if len(parts) == 1:
             raise UserError(f"the text has no {MASK} to fill: write {MASK} in the place of a word")
-        _check(text)
+        check_text(text)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0
@@ -278,7 +278,8 @@ class Pretrained:
         return "this model is a generator alone: import its discriminator"
 
 
-def _check(text: str) -> None:
+def check_text(text: str) -> None:
+    """Raises UserError where a text is not valid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
