@@ -1,9 +1,13 @@
 """A small data set and a small run that was really trained, for tests of what is done with one."""
 
+import atexit
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,9 +86,21 @@ def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
     # What is computed is the same without the compiler's expensive passes, and is there in half the time.
     quick = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **environment}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **compiled_before(), **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+
+
+@cache
+def compiled_before() -> dict[str, str]:
+    """The environment in which a process finds what one before it compiled: the tests start many that compile alike."""
+    folder = tempfile.mkdtemp(prefix="electra-jax-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
 
 
 def electra_jax(

@@ -1,18 +1,16 @@
-"""Runs that meet what runs meet: signals, damaged files, a full disk, NaN. Real processes, real files."""
+"""Runs that meet what runs meet: damaged files, a full disk, NaN. Real processes, real files."""
 
 import json
-import random
 import resource
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from long_runs import LONG, assert_same_end, final_state, wait_for_step
 from runs import electra_jax, prepare_args, pretrain_args, start, write_corpus
 
 from electra_jax.config import read_config
@@ -22,131 +20,6 @@ from electra_jax.text.rows import _fingerprint
 from electra_jax.training.checkpoint import Checkpoints
 from electra_jax.training.metrics import read_metrics
 from electra_jax.training.sharding import create_mesh
-from electra_jax.training.state import TrainState
-
-TIMED = {"seconds", "tokens_per_second", "mfu"}
-# Saved often, so that a kill seldom costs more than a moment.
-OFTEN = ("--runtime.save-every", "20", "--runtime.eval-every", "40", "--runtime.log-every", "5")
-LONG = (*OFTEN, "--train.steps", "400")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    electra_jax(*prepare_args(write_corpus(folder / "corpus.txt"), folder / "data"), check=True)
-    return folder / "data"
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A compilation cache, because these tests start the same program dozens of times: the one that users run."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": ""}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    electra_jax(*pretrain_args(data, run, *LONG), check=True, **cache)
-    return run
-
-
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Returns when the run has logged the step."""
-    while process.poll() is None and not any(line["step"] >= step for line in read_metrics(run)):
-        time.sleep(0.02)
-
-
-def final_state(run: Path) -> TrainState:
-    config = read_config(run / "config.json")
-    mesh = create_mesh(config.runtime.mesh, config.train.batch_size, jax.devices()[:1])
-    checkpoints = Checkpoints(run / "checkpoints")
-    restored = checkpoints.restore_newest(plan_state(config, mesh)[1], pytest.fail)
-    assert restored is not None
-    assert restored.step == config.train.steps
-    return restored.state
-
-
-def assert_same_end(run: Path, reference: Path) -> None:
-    """Parameters, moments, counters and metrics are equal to the bit."""
-    ours, theirs = final_state(run), final_state(reference)
-    for (path, mine), (_, other) in zip(
-        jax.tree_util.tree_leaves_with_path(ours), jax.tree_util.tree_leaves_with_path(theirs), strict=True
-    ):
-        np.testing.assert_array_equal(mine, other, err_msg=jax.tree_util.keystr(path))
-    lines = [[{k: v for k, v in line.items() if k not in TIMED} for line in read_metrics(r)] for r in (run, reference)]
-    assert lines[0] == lines[1]
-
-
-@pytest.mark.slow
-def test_twenty_kills_change_nothing(data: Path, cache: dict[str, str], undisturbed: Path, tmp_path: Path) -> None:
-    run, draw, kills, starts = tmp_path / "run", random.Random(0), 0, 0
-    args = pretrain_args(data, run, *LONG)
-    while starts < 80:
-        starts += 1
-        process = start(*args, **cache)
-        # Some kills fall into the start, most into training and saving.
-        if draw.random() < 0.7:
-            newest = max((line["step"] for line in read_metrics(run)), default=0)
-            wait_for_step(run, min(newest + draw.randint(1, 25), 400), process)
-            time.sleep(draw.uniform(0, 0.05))
-        else:
-            time.sleep(draw.uniform(0, 4))
-        if kills >= 20:
-            break
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-    process.communicate()
-    electra_jax(*args, check=True, **cache)
-    assert kills >= 20
-    assert_same_end(run, undisturbed)
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_exits_cleanly(
-    signum: signal.Signals, data: Path, cache: dict[str, str], undisturbed: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = start(*pretrain_args(data, run, *LONG), **cache)
-    wait_for_step(run, 55, process)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum, errors.decode()
-    assert len(errors.decode().strip().splitlines()) == 1
-    saved = int(errors.decode().split("step ")[1].split(" ")[0])
-    assert saved in Checkpoints(run / "checkpoints").steps()
-    electra_jax(*pretrain_args(data, run, *LONG), check=True, **cache)
-    assert_same_end(run, undisturbed)
-
-
-# What the tests above leave out: Muon's state for two networks, dropout, Gumbel noise, parts of a batch.
-EVERYTHING = ("--optimizer.name", "muon", "--model.hidden-dropout-prob", "0.1", "--objective.sampler", "gumbel",
-              "--model.attention-probs-dropout-prob", "0.1", "--runtime.micro-batches", "2",
-              "--runtime.save-every", "20", "--train.steps", "60")  # fmt: skip
-# The paper's form: one optimizer over tied embeddings, without bias correction.
-PAPER = ("--model.position", "absolute", "--model.norm", "post", "--model.convolution-width", "0",
-         "--model.embedding-sharing", "all", "--optimizer.no-per-network", "--optimizer.no-bias-correction",
-         "--runtime.save-every", "20", "--train.steps", "60")  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [EVERYTHING, PAPER], ids=["muon", "paper"])
-def test_a_kill_changes_nothing_under_other_settings(
-    settings: tuple[str, ...], data: Path, cache: dict[str, str], tmp_path: Path
-) -> None:
-    cache = {name: value for name, value in cache.items() if name != "XLA_FLAGS"}  # compiled quickly, but once each
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    electra_jax(*pretrain_args(data, whole, *settings), check=True, **cache)
-    process = start(*pretrain_args(data, run, *settings), **cache)
-    wait_for_step(run, 30, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert read_metrics(run)[-1]["step"] < 60
-    electra_jax(*pretrain_args(data, run, *settings), check=True, **cache)
-    assert_same_end(run, whole)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
