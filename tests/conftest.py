@@ -12,7 +12,7 @@ if "ELECTRA_JAX_GPU_CHECKS" not in os.environ:
     from jaxtyping import install_import_hook
 
     # Not over config.py: settings check their own types, and the tests want to see them do it.
-    ROOMS = ("model", "text", "training", "pretrain", "interop", "scale")
+    ROOMS = ("model", "text", "training", "pretrain", "interop", "finetune", "scale")
     install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax
@@ -28,7 +28,7 @@ from runs import SmallRun, make_small_run  # noqa: E402
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker is left alone with one of them at the end."""
-    longest = ("test_scripts.py", "test_faults.py", "test_warm_start.py")
+    longest = ("test_scripts.py", "test_faults.py", "test_kills.py", "test_finetune_run.py", "test_warm_start.py")
     order = {name: at for at, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 

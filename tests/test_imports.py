@@ -12,9 +12,11 @@ HEIGHTS = {
     **dict.fromkeys(("config", "networks", "settings", "errors", "files"), 0),
     **dict.fromkeys(("model", "text", "training"), 1),
     "interop": 2,
-    **dict.fromkeys(("pretrain", "finetune"), 3),
-    **dict.fromkeys(("scale", "research"), 4),
-    **dict.fromkeys(("cli", "__init__", "__main__"), 5),
+    "pretrain": 3,
+    "finetune": 4,  # begins with what was pre-trained
+    **dict.fromkeys(("scale", "research"), 5),
+    "commands": 6,
+    **dict.fromkeys(("cli", "__init__", "__main__"), 7),
 }
 STRANGERS = {"model", "text", "training"}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -58,7 +60,8 @@ def test_imports_point_down(file):
         ("text", "import electra_jax.model.inputs"),
         ("training", "def f():\n    from electra_jax.pretrain.run import pretrain"),
         ("interop", "from electra_jax.pretrain.loading import load"),
-        ("pretrain", "from electra_jax import cli"),
+        ("pretrain", "from electra_jax.finetune.task import Task"),
+        ("finetune", "from electra_jax import cli"),
     ],
 )
 def test_an_arrow_that_points_the_wrong_way_is_found(room, source):

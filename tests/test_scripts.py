@@ -3,9 +3,12 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from runs import SmallRun
+from tiny_models import quick_options
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,3 +43,31 @@ def test_gpu_checks_run_dry_from_end_to_end(tmp_path: Path) -> None:
     assert results["checks"][-1]["figures"]["step"] > 0
     assert "resumed" in [check["title"] for check in results["checks"]]
     assert "dry run" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_measured_from_end_to_end(tmp_path: Path, small_run: SmallRun) -> None:
+    lines = [f"the chef ate {count} red apples\t{'many' if count > 8 else 'few'}" for count in range(16)]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    task = {"name": "apples", "kind": "classification", "layout": "table", "metrics": ["accuracy"]}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    script = [sys.executable, ROOT / "scripts" / "benchmark_finetune.py", "--like", small_run.run, "--data", tmp_path]
+    script += ["--task", tmp_path / "task.json", "--seeds", "2", "--epochs", "0.5", "--length", "32", "--batch", "8"]
+    script += ["--steps", "2", "--rounds", "1", "--json", tmp_path / "found.json"]
+    quick = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
+    done = subprocess.run(
+        script,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    apart, together = found["members"]["2 runs one after the other"], found["members"]["one program"]
+    assert together["ratios"]["seconds"] == pytest.approx(apart["seconds"] / together["seconds"])
+    assert {"ours, one member", "ours, 2 members"} <= found["peer"].keys()
+    assert all(values["processor_seconds"] > 0 for values in found["peer"].values())
+    assert "| one program |" in done.stdout

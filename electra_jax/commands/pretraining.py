@@ -1,0 +1,95 @@
+"""prepare, pretrain, flops."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from electra_jax.commands.parsing import parse
+from electra_jax.config import PrepareConfig, PretrainConfig, load_preset, with_objective
+from electra_jax.errors import UserError
+
+
+def prepare(args: list[str]) -> None:
+    """Turn text into a data set of rows."""
+    from electra_jax.text.prepare import prepare as run
+    from electra_jax.text.prepare import report_table
+
+    report = run(parse(PrepareConfig, "prepare", args, prepare.__doc__), progress=True)
+    Console().print(report_table(report))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArgs:
+    data: Path  # a folder that `prepare` wrote
+    workdir: Path  # the run's folder; the same command again resumes it
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+
+
+def pretrain(args: list[str]) -> None:
+    """Pre-train generator and discriminator, or resume."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--init-from", type=Path)
+    early, args = first.parse_known_args(args)
+    config, rest, description = _preset("pretrain", args, pretrain.__doc__)
+    description += " --init-from MODEL begins with the weights of a run, an imported model or a Hugging Face folder."
+    if early.init_from is not None:
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, init_from=str(early.init_from.resolve()))
+        )
+    known = {"data": tyro.MISSING, "workdir": tyro.MISSING, "settings": config}
+    parsed = parse(PretrainArgs, "pretrain", rest, description, known)
+
+    from electra_jax.pretrain.curves import draw_curves
+    from electra_jax.pretrain.run import pretrain as run
+    from electra_jax.training.host import tune_for_cpu
+
+    tune_for_cpu()
+    run(parsed.settings, parsed.data, parsed.workdir, Console())
+    try:
+        draw_curves(parsed.workdir)
+    except ImportError as error:
+        print(f"electra-jax: no curves.png is drawn, because {error.name} is not installed", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopsArgs:
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    json: bool = False  # one object, for programs
+
+
+def flops(args: list[str]) -> None:
+    """Count a run's FLOPs, by the paper's way and as computed."""
+    config, rest, description = _preset("flops", args, flops.__doc__)
+    parsed = parse(FlopsArgs, "flops", rest, description, {"settings": config})
+    from electra_jax.scale.show import flops_json, show_flops
+
+    if parsed.json:
+        print(json.dumps(flops_json(parsed.settings)))
+    else:
+        show_flops(parsed.settings, Console())
+
+
+def _preset(command: str, args: list[str], what: str | None) -> tuple[PretrainConfig, list[str], str]:
+    """The preset that --config and --objective name, the arguments left to override it, and the help's first lines.
+
+    Raises UserError where there is no --config, or no such preset.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--objective", choices=("electra", "mlm"))
+    known, rest = first.parse_known_args(args)
+    if known.config is None:
+        raise UserError(
+            f"{command} needs --config, a preset; with --config configs/small.py --help it lists the settings"
+        )
+    config = load_preset(known.config)
+    if known.objective is not None:
+        config = with_objective(config, known.objective)
+    return config, rest, f"{what} Defaults: {known.config}; --objective electra|mlm picks the preset's twin."

@@ -1,0 +1,1 @@
+"""Tasks: examples, fine-tuning of many members at once, metrics, prediction."""

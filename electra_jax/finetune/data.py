@@ -1,0 +1,69 @@
+"""All of a task's data: from a folder of its files, or through TFDS."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from electra_jax.errors import UserError
+from electra_jax.finetune.examples import Example, QuestionExample
+from electra_jax.finetune.reading import read_examples, with_labels
+from electra_jax.finetune.task import Task
+from electra_jax.finetune.tasks import find_files
+from electra_jax.finetune.tfds import held_out_splits, read_tfds
+
+TFDS = "tfds"
+
+
+class Data(NamedTuple):
+    """A task that has its labels, and its examples; the first of `dev` is the main one."""
+
+    task: Task
+    train: Sequence[Example]  # empty where nothing is trained
+    dev: dict[str, list[Example]]
+    test: dict[str, list[Example]]
+
+
+def read_data(
+    task: Task, data: str, training: bool = True, skip_bad: bool = False, report: Callable[[str], None] = print
+) -> Data:
+    """Reads what `data` names: a folder, `tfds`, or `tfds:` and the folder of prepared data sets.
+
+    Raises UserError for what is missing or wrong, such as a label that the training examples do not have.
+    """
+    if is_tfds(data):
+        folder = tfds_folder(data)
+        splits = held_out_splits(task)
+        train = read_tfds(task, "train", folder, skip_bad, report) if training else []
+        dev = {name: read_tfds(task, split, folder, skip_bad, report) for name, split in splits.items()}
+        return Data(task, train, dev, {})
+    files = find_files(task, Path(data).expanduser(), training)
+    if task.layout == "squad":
+        expected = {task.train: files.train, **dict(zip(task.dev, files.dev.values(), strict=True))}
+        for name, path in expected.items():
+            if path is not None and path.name != Path(name).name:
+                report(f"{path} stands in for {name}")
+    train = []
+    if training and files.train is not None:
+        train = read_examples(task, files.train, skip_bad=skip_bad, report=report)
+        task = with_labels(task, train)
+        if task.answerability and not any(isinstance(e, QuestionExample) and e.is_impossible for e in train):
+            raise UserError(
+                f"every question of {files.train} has an answer, so there is nothing to learn for {task.name}: name a "
+                "training file with impossible ones, or a task without answerability, as squad1"
+            )
+    dev = {name: read_examples(task, path, skip_bad=skip_bad, report=report) for name, path in files.dev.items()}
+    test = {name: read_examples(task, path, skip_bad=skip_bad, report=report) for name, path in files.test.items()}
+    return Data(task, train, dev, test)
+
+
+def is_tfds(data: str) -> bool:
+    """Whether `data` names TFDS rather than a folder of files."""
+    return data == TFDS or data.startswith(f"{TFDS}:")
+
+
+def tfds_folder(data: str) -> Path | None:
+    """The folder of prepared data sets that `tfds:` names; None for TFDS's own. Raises UserError where it is none."""
+    folder = Path(data.removeprefix(f"{TFDS}:")).expanduser() if data != TFDS else None
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name the one that TFDS keeps its data sets in")
+    return folder

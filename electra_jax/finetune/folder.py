@@ -1,0 +1,100 @@
+"""The folder of a fine-tuning.
+
+finetune.json    the settings and what it begins with and learns from, by checksum
+members/         a folder for each chunk that has ended: its members' results, and its best one's parameters
+training/        the chunk that is training: which members, and their checkpoints; gone at the end
+results.json, curves.png, model.json, tokenizer/, checkpoints/0: at the end
+"""
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from electra_jax.errors import UserError
+from electra_jax.files import new_folder, write_json
+from electra_jax.finetune.config import FinetuneConfig
+from electra_jax.settings import from_json, to_json
+
+SETTINGS, RESULTS, CHUNKS, TRAINING, MEMBERS = "finetune.json", "results.json", "members", "training", "members.json"
+CHECKPOINTS = "checkpoints"
+PLACES = ("model", "like", "task.train", "task.dev", "task.test")
+
+
+def claim(out: Path, config: FinetuneConfig, origin: dict[str, Any]) -> FinetuneConfig:
+    """Makes the folder this fine-tuning's: creates it, or checks that what it trained has the same settings and origin.
+
+    Raises UserError, with what differs, where it has not; a folder that holds something else is left alone.
+    """
+    if not (out / SETTINGS).is_file():
+        with new_folder(out) as folder:
+            write_json(folder / SETTINGS, {"settings": to_json(config), "origin": origin})
+        return config
+    old, begun_with = read_settings(out)
+    if not (out / CHUNKS).is_dir() and not any((out / TRAINING / CHECKPOINTS).glob("[0-9]*")):
+        write_json(out / SETTINGS, {"settings": to_json(config), "origin": origin})  # nothing was trained yet
+        return config
+    check_same(out, _flat(to_json(old)), _flat(to_json(config)))
+    differ = [name for name in origin if begun_with.get(name) != origin[name]]
+    if differ:
+        raise UserError(f"{out} was begun with another {' and '.join(differ)}: name that one, or choose a new --out")
+    return dataclasses.replace(old, runtime=config.runtime)
+
+
+def check_same(out: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raises UserError, with what differs, where the settings that `out` was begun with are others."""
+    names = before | after
+    changed = [
+        f"{name}: {before.get(name)} → {after.get(name)}" for name in names if before.get(name) != after.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{out} was begun with other settings ({'; '.join(changed)}): set them back, or choose a new --out"
+        )
+
+
+def read_settings(out: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
+    """The settings of a fine-tuning and what it began with. Raises UserError where they cannot be read."""
+    path = out / SETTINGS
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        settings, origin = values["settings"], values["origin"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fine-tune into a new --out") from None
+    return from_json(FinetuneConfig, settings, str(path)), origin
+
+
+def begun_with_step(out: Path, step: int | None) -> int | None:
+    """The step of the pre-training run that a fine-tuning begins with: the one named, or the one it began with."""
+    if step is not None or not (out / SETTINGS).is_file():
+        return step
+    return read_settings(out)[1]["step"] or None  # 0: a model that has no steps
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder so that no part of it can be taken for the whole, however this ends."""
+    if folder.is_dir():
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+        os.rename(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """A file of ours. Raises UserError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove its folder, and the same command goes on") from None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if prefix or name != "runtime":
+            inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+            found |= inner
+    # Where things lie today is no setting of the result: their checksums are.
+    return {name: value for name, value in found.items() if name not in PLACES or value == "none"}

@@ -1,0 +1,107 @@
+"""Wires one fine-tuning: a task's data, the members in chunks that fit memory, the loop and its hooks, the results."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from electra_jax.files import new_folder, write_json
+from electra_jax.finetune.chunk import Chunk, Program
+from electra_jax.finetune.config import FinetuneConfig, Member, members_of
+from electra_jax.finetune.data import Data
+from electra_jax.finetune.folder import (
+    CHECKPOINTS,
+    CHUNKS,
+    MEMBERS,
+    RESULTS,
+    TRAINING,
+    claim,
+    read_json,
+    read_settings,
+    remove,
+)
+from electra_jax.finetune.members import most_at_once, split
+from electra_jax.finetune.results import MemberResult, best_of, main_metric, metrics_of, results_json
+from electra_jax.finetune.rows import encode_task, fingerprint_of
+from electra_jax.finetune.start import Start, create_start, fingerprint
+from electra_jax.interop.portable import Portable, write_portable
+from electra_jax.model.electra import shapes_of
+from electra_jax.pretrain.pretrained import Pretrained
+from electra_jax.training.checkpoint import read_params, write_params
+from electra_jax.training.workdir import own
+
+
+def finetune(config: FinetuneConfig, data: Data, source: Pretrained, out: Path, console: Console) -> list[MemberResult]:
+    """Trains every member that has not ended yet, writes the results and the best one's model; returns the results.
+
+    Started again after a kill, it goes on. Raises UserError for an `out` of other settings, data or weights, before
+    anything is written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
+    """
+    start = create_start(config, source)
+    weights = fingerprint(start.model.networks, start.tokenizer, start.encoder)
+    origin = {**fingerprint_of(data), "model": weights, "step": source.step}
+    config = claim(out, config, origin)
+    with own(out):
+        if (out / RESULTS).is_file():
+            console.print(f"{out} is finished", highlight=False, soft_wrap=True)
+            return _ended(out)
+        console.print(f"{config.task.name} from {start.story}, into {out}", highlight=False, soft_wrap=True)
+        rows = encode_task(data, start.tokenizer, config.length, config.batches == "by_length")
+        program = Program(config, start, rows)
+        for members in split(config, _ended(out), most_at_once(start.model, config, max(rows.buckets)), _begun(out)):
+            results, params = Chunk(program, members, out, console).train()
+            _end_chunk(out, results, params)
+        results = _ended(out)
+        _finish(out, config, start, results)
+    return results
+
+
+def _ended(out: Path) -> list[MemberResult]:
+    """The members whose chunks have ended, in the order of the settings."""
+    order = members_of(read_settings(out)[0])
+    found = [result for chunk in (out / CHUNKS).glob(f"[0-9]*/{MEMBERS}") for result in _read_members(chunk)]
+    return sorted(found, key=lambda result: order.index(result.member))
+
+
+def _read_members(path: Path) -> list[MemberResult]:
+    return [MemberResult(**values) for values in read_json(path)]
+
+
+def _begun(out: Path) -> list[Member]:
+    """The members that were training when the fine-tuning was last stopped."""
+    path = out / TRAINING / MEMBERS
+    return [Member(**values) for values in read_json(path)] if path.is_file() else []
+
+
+def _end_chunk(out: Path, results: Sequence[MemberResult], params: Any) -> None:
+    (out / CHUNKS).mkdir(exist_ok=True)
+    number = len(list((out / CHUNKS).glob("[0-9]*")))
+    with new_folder(out / CHUNKS / str(number)) as folder:
+        write_json(folder / MEMBERS, [result._asdict() for result in results])
+        write_params(folder / CHECKPOINTS, 0, params)
+    remove(out / TRAINING)
+
+
+def _finish(out: Path, config: FinetuneConfig, start: Start, results: list[MemberResult]) -> None:
+    """Writes the best member's model, and last of all results.json, which says that everything is there."""
+    best = best_of(results, main_metric(config)) or results[0]
+    chunks = [path.parent for path in (out / CHUNKS).glob(f"[0-9]*/{MEMBERS}")]
+    chunk = next(path for path in chunks if best.member in [result.member for result in _read_members(path / MEMBERS)])
+    _, params = read_params(chunk / CHECKPOINTS, shapes_of(start.model), 0, report=lambda _: None)
+    source = {"format": "fine-tuning", **_story(config, best)}
+    write_portable(out, Portable(start.model.networks, params, start.tokenizer, source))
+    seconds = sum(_read_members(path / MEMBERS)[0].final["seconds"] for path in chunks)
+    write_json(out / RESULTS, results_json(config, results, {"model": config.model, "seconds": round(seconds, 3)}))
+    for path in (out / TRAINING, *(path / CHECKPOINTS for path in chunks)):  # the model is in its own place now
+        remove(path)
+
+
+def _story(config: FinetuneConfig, best: MemberResult) -> dict[str, Any]:
+    """What the model's page says of it: what it learned, from what, how, and how well."""
+    task = config.task
+    measured = {name: best.final[name] for name in metrics_of([best]) if math.isfinite(best.final[name])}
+    about = {"task": task.name, "kind": task.kind, "from": config.model, **best.member._asdict()}
+    about |= {"epochs": config.epochs, "length": config.length, "metric": main_metric(config), "measured": measured}
+    return about | ({"range": [task.low, task.high]} if task.kind == "regression" else {})
