@@ -39,6 +39,18 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path, advice: str, *keys: str) -> Any:
+    """What a JSON file of ours holds, or what stands under each of these keys.
+
+    Raises UserError, the advice included, where it cannot be read or has no such key.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(value[key] for key in keys) if keys else value
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {advice}") from None
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder beside `path` to fill; renames it to `path` on success, removes it on any failure.

@@ -18,7 +18,7 @@ from electra_jax.files import new_folder, write_json
 from electra_jax.finetune.batching import Plan, collate, flatten, plan_batches
 from electra_jax.finetune.config import FinetuneConfig, Member
 from electra_jax.finetune.evaluation import answer_rows, measure, of_member
-from electra_jax.finetune.folder import MEMBERS, TRAINING, read_json, remove
+from electra_jax.finetune.folder import MEMBERS, TRAINING, read_progress, remove
 from electra_jax.finetune.members import place_members
 from electra_jax.finetune.results import MemberResult, best_of, figure, main_metric
 from electra_jax.finetune.rows import TaskRows
@@ -81,7 +81,8 @@ class Chunk:
         self.place = place_members(len(members))
         folder = out / TRAINING
         named = [member._asdict() for member in members]
-        if not (folder / MEMBERS).is_file() or read_json(folder / MEMBERS) != named:  # an ended chunk's, left by a kill
+        if not (folder / MEMBERS).is_file() or read_progress(folder / MEMBERS) != named:
+            # An ended chunk's, left by a kill.
             remove(folder)
             with new_folder(folder) as aside:
                 write_json(aside / MEMBERS, named)

@@ -7,7 +7,6 @@ results.json, curves.png, model.json, tokenizer/, checkpoints/0: at the end
 """
 
 import dataclasses
-import json
 import os
 import secrets
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder, write_json
+from electra_jax.files import new_folder, read_json, write_json
 from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.settings import from_json, to_json
 
@@ -59,11 +58,7 @@ def check_same(out: Path, before: dict[str, Any], after: dict[str, Any]) -> None
 def read_settings(out: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
     """The settings of a fine-tuning and what it began with. Raises UserError where they cannot be read."""
     path = out / SETTINGS
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        settings, origin = values["settings"], values["origin"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fine-tune into a new --out") from None
+    settings, origin = read_json(path, "fine-tune into a new --out", "settings", "origin")
     return from_json(FinetuneConfig, settings, str(path)), origin
 
 
@@ -82,12 +77,9 @@ def remove(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_json(path: Path) -> Any:
-    """A file of ours. Raises UserError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove its folder, and the same command goes on") from None
+def read_progress(path: Path) -> Any:
+    """What a fine-tuning wrote on its way. Raises UserError where it is damaged."""
+    return read_json(path, "remove its folder, and the same command goes on")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder, write_file, write_json
+from electra_jax.files import new_folder, read_json, write_file, write_json
 from electra_jax.finetune.data import is_tfds, tfds_folder
 from electra_jax.finetune.folder import RESULTS, check_same
 from electra_jax.finetune.glue_table import AVERAGED, COLUMNS, column_of, glue_json, markdown
@@ -174,16 +174,11 @@ def _claim(out: Path, config: GlueConfig, model: str, weights: str) -> dict[str,
         with new_folder(out) as folder:
             write_json(folder / GLUE, glue_json(settings, model, weights, {}))
         return {}
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        before, begun_with, columns = begun["settings"], begun["weights"], begun["tasks"]
-        protocol = before["protocol"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): choose a new --out") from None
-    if protocol != config.protocol:
+    before, begun_with, columns = read_json(path, "choose a new --out", "settings", "weights", "tasks")
+    if before.get("protocol") != config.protocol:
         raise UserError(
-            f"{out} holds results of the protocol {protocol!r}, which do not go into one table with those of "
-            f"{config.protocol!r}: choose a new --out"
+            f"{out} holds results of the protocol {before.get('protocol')!r}, which do not go into one table with "
+            f"those of {config.protocol!r}: choose a new --out"
         )
     check_same(out, before, settings)
     if begun_with != weights:

@@ -7,7 +7,7 @@ from pathlib import Path
 from electra_jax.errors import MachineError, UserError
 
 _BLOCK = 2**20
-_HINT = "mend it, or leave such places out with skip_bad"
+_HINT = "mend it, or leave such places out with --skip-bad"
 
 
 @dataclass

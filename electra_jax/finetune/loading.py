@@ -6,7 +6,7 @@ from pathlib import Path
 from electra_jax.errors import UserError
 from electra_jax.finetune.evaluation import NO_ANSWER_THRESHOLD
 from electra_jax.finetune.finetuned import IMPORTED, FineTuned
-from electra_jax.finetune.folder import RESULTS, SETTINGS, read_json, read_settings
+from electra_jax.finetune.folder import RESULTS, SETTINGS, read_progress, read_settings
 from electra_jax.finetune.task import METRICS, Kind, Layout, Task
 from electra_jax.networks import TaskConfig
 from electra_jax.pretrain.loading import load as load_pretrained
@@ -48,7 +48,7 @@ def load(
 
 def _threshold_of(path: Path) -> float:
     """The one that the saved member answered its held-out questions best with."""
-    results = read_json(path / RESULTS)
+    results = read_progress(path / RESULTS)
     saved = results["saved_member"]
     for member in results["members"] if saved else ():
         if saved.items() <= member.items():

@@ -18,7 +18,7 @@ from electra_jax.finetune.folder import (
     RESULTS,
     TRAINING,
     claim,
-    read_json,
+    read_progress,
     read_settings,
     remove,
 )
@@ -66,13 +66,13 @@ def _ended(out: Path) -> list[MemberResult]:
 
 
 def _read_members(path: Path) -> list[MemberResult]:
-    return [MemberResult(**values) for values in read_json(path)]
+    return [MemberResult(**values) for values in read_progress(path)]
 
 
 def _begun(out: Path) -> list[Member]:
     """The members that were training when the fine-tuning was last stopped."""
     path = out / TRAINING / MEMBERS
-    return [Member(**values) for values in read_json(path)] if path.is_file() else []
+    return [Member(**values) for values in read_progress(path)] if path.is_file() else []
 
 
 def _end_chunk(out: Path, results: Sequence[MemberResult], params: Any) -> None:

@@ -1,7 +1,6 @@
 """A model from elsewhere, whole: networks, parameters, tokenizer; and the folder that keeps it here."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 
 from electra_jax.config import ModelConfig, Sharing
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder, sha256_of, write_json
+from electra_jax.files import new_folder, read_json, sha256_of, write_json
 from electra_jax.interop import huggingface
 from electra_jax.interop.hf_tokenizer import BACKEND, SETTINGS, read_tokenizer
 from electra_jax.model.attention import Kernels
@@ -146,12 +145,8 @@ def write_portable(folder: Path, model: Portable) -> None:
 def read_imported(folder: Path) -> Portable:
     """Opens what `write_imported` wrote. Raises UserError where it is not that, MachineError where it is damaged."""
     path = folder / MODEL
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        networks, source = values["networks"], values["source"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): import the model again") from None
-    networks = from_json(NetworksConfig, networks, str(path))
+    values, source = read_json(path, "import the model again", "networks", "source")
+    networks = from_json(NetworksConfig, values, str(path))
 
     shapes = shapes_of(Electra(networks, Kernels()))
     _, params = read_params(folder / CHECKPOINTS, shapes, 0, report=lambda _: None)  # there is no other to fall back to

@@ -1,13 +1,12 @@
 """The run folder: config.json, data.json (the data set's description), tokenizer/, checkpoints/, metrics.jsonl."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 from electra_jax.config import PretrainConfig, differences, read_config
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder, write_json
+from electra_jax.files import new_folder, read_json, write_json
 from electra_jax.settings import to_json
 from electra_jax.text.rows import DataSet
 
@@ -46,10 +45,7 @@ def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
         raise UserError(
             f"{workdir} was begun with other settings ({'; '.join(changed)}): set them back, or choose a new workdir"
         )
-    try:
-        begun_on = json.loads((workdir / "data.json").read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'data.json'} cannot be read ({error}): choose a new workdir") from None
+    (begun_on,) = read_json(workdir / "data.json", "choose a new workdir", "fingerprint")
     if begun_on != data_set.fingerprint:
         raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
 

@@ -27,7 +27,7 @@ MAX_DOCUMENT = 4 * 2**20
 SUFFIXES = (".txt", ".jsonl", ".json")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _BLOCK = 2**20
-_SKIP_HINT = "mend it, or leave such places out with skip_bad"
+_SKIP_HINT = "mend it, or leave such places out with --skip-bad"
 
 
 @dataclass
@@ -209,7 +209,7 @@ def _lines(path: Path, skip_bad: bool, skipped: Counter[str], meter: Meter) -> I
             except UnicodeDecodeError as error:
                 _skip(skip_bad, skipped, "line that is not UTF-8",
                       f"{path}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x} at "
-                      f"{error.start + 1}): convert the file, or leave such lines out with skip_bad")  # fmt: skip
+                      f"{error.start + 1}): convert the file, or leave such lines out with --skip-bad")  # fmt: skip
                 continue
             if "\0" in text:
                 _skip(skip_bad, skipped, "line with NUL bytes",
@@ -232,7 +232,7 @@ def _damaged(path: Path, number: int, skip_bad: bool, skipped: Counter[str], err
         raise MachineError(f"{path} cannot be read after line {number}: {error.strerror}") from None
     _skip(skip_bad, skipped, "rest of a damaged file",
           f"{path} is damaged or cut off after line {number} ({error or 'it ends too soon'}): "
-          "fetch the file again, or take what can be read with skip_bad")  # fmt: skip
+          "fetch the file again, or take what can be read with --skip-bad")  # fmt: skip
 
 
 def _skip(skip_bad: bool, skipped: Counter[str], reason: str, sentence: str) -> None:
