@@ -69,14 +69,13 @@ def finetune(args: list[str]) -> None:
     parsed = parse(FinetuneArgs, "finetune", args, finetune.__doc__)
     task, folder = find_task_and_data(parsed.task, parsed.data, parsed.own_data)
     from electra_jax.finetune.data import read_data
-    from electra_jax.finetune.folder import begun_with_step
     from electra_jax.finetune.results import results_table
-    from electra_jax.finetune.start import open_source
+    from electra_jax.finetune.start import open_again
     from electra_jax.training.host import tune_for_cpu
 
     tune_for_cpu()
     data = read_data(task, folder, skip_bad=parsed.skip_bad, report=report)
-    source = open_source(parsed.model, parsed.like, report, begun_with_step(parsed.out, parsed.step))
+    source = open_again(parsed.out, parsed.model, parsed.like, report, parsed.step)
     config = config_of(parsed, data.task, source.model.networks.main)
     console = Console()
     console.print(results_table(config, run_task(config, data, source, parsed.out, console)))
@@ -117,9 +116,10 @@ def glue(args: list[str]) -> None:
             raise UserError("--protocol fixed has one learning rate for all tasks: name it, as --learning-rates 1e-4")
         parsed = replace(parsed, epochs=FIXED_EPOCHS if parsed.epochs is None else parsed.epochs)
     from electra_jax.finetune.data import read_data
-    from electra_jax.finetune.glue import choose_tasks, find_glue, run_glue
+    from electra_jax.finetune.folder import START
+    from electra_jax.finetune.glue import begun_with, choose_tasks, find_glue, run_glue
     from electra_jax.finetune.glue_table import show_glue
-    from electra_jax.finetune.start import NONE, fingerprint, open_source
+    from electra_jax.finetune.start import NONE, fingerprint, keep_start, open_source
     from electra_jax.training.host import tune_for_cpu
 
     places, absent = find_glue(parsed.data, choose_tasks(parsed.tasks), must=parsed.tasks is not None)
@@ -127,12 +127,15 @@ def glue(args: list[str]) -> None:
         report(f"{parsed.data} has no {', '.join(absent)}: the table will be without")
     tune_for_cpu()
     console = Console()
-    source = open_source(parsed.model, parsed.like, report)
+    source = begun_with(parsed.out, parsed.model, parsed.step)
+    source = source or open_source(parsed.model, parsed.like, report, parsed.step)
     weights = fingerprint(source.model.networks, source.tokenizer, None if parsed.model == NONE else source.params)
 
     def train(place: "Place", out: Path, before: Path | None) -> "list[MemberResult]":
         data = read_data(place.task, place.data, skip_bad=parsed.skip_bad, report=report)
         config = config_of(parsed, data.task, source.model.networks.main)
+        if parsed.model != NONE:
+            keep_start(parsed.out / START, source)
         if before is None:
             return run_task(config, data, source, out, console)
         config = replace(config, model=str(before), like=None)

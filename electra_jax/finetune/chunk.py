@@ -23,6 +23,7 @@ from electra_jax.finetune.members import place_members
 from electra_jax.finetune.results import MemberResult, best_of, figure, main_metric
 from electra_jax.finetune.rows import TaskRows
 from electra_jax.finetune.start import Start
+from electra_jax.finetune.statistics import summarise
 from electra_jax.finetune.step import answer_members, create_member_state, make_train_step
 from electra_jax.model.sharing import Network
 from electra_jax.training.checkpoint import Checkpoints
@@ -30,6 +31,9 @@ from electra_jax.training.loop import Clock, train
 from electra_jax.training.optimizer import make_finetune_optimizer
 from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState
+
+# A member whose last so many updates were all left out has diverged.
+LAST_UPDATES = 10
 
 
 class Program:
@@ -108,19 +112,23 @@ class Chunk:
         self.checkpoints.close()
         skipped, bad = jax.device_get((state.skipped, state.bad_steps))
         results = [
-            MemberResult(member.seed, member.learning_rate, bool(bad[at]), int(skipped[at]), self.curves[at])
+            MemberResult(*member, self._has_diverged(int(skipped[at]), int(bad[at])), int(skipped[at]), self.curves[at])
             for at, member in enumerate(members)
         ]
         best = best_of(results, main_metric(config))
         at = 0 if best is None else results.index(best)
         return results, jax.device_get(jax.tree.map(lambda leaf: leaf[at], state.params))
 
+    def _has_diverged(self, skipped: int, in_a_row: int) -> bool:
+        """By the updates that were left out: a tenth of them, or the last ones of all."""
+        return 10 * skipped > self.steps or in_a_row >= LAST_UPDATES
+
     def observe(self, clock: Clock, out: dict[str, Any]) -> None:
         new = np.asarray(out["loss"], np.float64)
         self.losses += np.where(np.isfinite(new).all(1, keepdims=True), new, 0.0)
         if clock.step % self.config.runtime.log_every == 0:
             rate = clock.tokens / clock.seconds if clock.seconds > 0 else None
-            loss = float(np.median(self._mean_losses()))
+            loss = summarise(self._mean_losses()).median
             self.progress.show({"step": clock.step, "train/loss": loss, "tokens_per_second": rate})
 
     def due(self, step: int) -> bool:
@@ -135,8 +143,8 @@ class Chunk:
         if self.wants_save and clock.step < self.steps:
             self._save(clock, state)
 
-    def save(self, clock: Clock, state: TrainState) -> None:
-        if clock.step < self.steps:  # what has ended is kept by its results
+    def save(self, clock: Clock, state: TrainState, stopped: bool) -> None:
+        if stopped:  # what has ended is kept by its results
             self._save(clock, state)
         self.checkpoints.wait()
 
@@ -163,9 +171,9 @@ class Chunk:
             curve.append(about | metrics)
         self.losses[:] = 0
         metric = main_metric(self.config)
-        values = np.array([metrics[metric] for metrics in found])
-        median, low, high = (figure(metric, float(value)) for value in np.quantile(values, (0.5, 0, 1)))
-        spread = f" (median of {len(values)}, {low} to {high})" if len(values) > 1 else ""
+        s = summarise(np.array([metrics[metric] for metrics in found]))
+        median, low, high = (figure(metric, value) for value in (s.median, s.low, s.high))
+        spread = f" (median of {s.n}, {low} to {high})" if len(found) > 1 else ""
         self.progress.say(f"epoch {self.curves[0][-1]['epoch']:.2f}: {metric} {median}{spread}")
 
     def _start(self, console: Console) -> tuple[Clock, TrainState]:
@@ -183,5 +191,6 @@ class Chunk:
             yield jax.device_put(collate(self.program.train_rows, numbers, int(self.plans[0].bucket[step])), self.place)
 
     def _mean_losses(self) -> np.ndarray:
-        """Each member's mean loss since the last evaluation."""
-        return self.losses[:, 0] / np.maximum(self.losses[:, 1], 1.0)
+        """Each member's mean loss since the last evaluation; NaN where every step of it was skipped."""
+        total, weight = self.losses.T
+        return np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)

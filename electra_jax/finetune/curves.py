@@ -30,12 +30,11 @@ def draw_curves(path: Path, results: Sequence[MemberResult], main: str) -> Path:
                 points = [(at["epoch"], at[metric]) for at in curve if at.get(metric) is not None]
                 if points:
                     axis.plot(*zip(*points, strict=True), color=f"C{number}", linewidth=0.7, alpha=0.5)
-            whole = [
-                [at[metric] for at in curve] for curve in members if all(at.get(metric) is not None for at in curve)
-            ]
+            whole = [result.curve for result in results if result.learning_rate == rate and not result.diverged]
             if whole:
-                epochs = [at["epoch"] for at in members[0]]
-                axis.plot(epochs, np.median(whole, axis=0), color=f"C{number}", marker=".", label=f"{rate:g}, median")
+                epochs = [at["epoch"] for at in whole[0]]
+                medians = np.median([[at[metric] for at in curve] for curve in whole], axis=0)
+                axis.plot(epochs, medians, color=f"C{number}", marker=".", label=f"{rate:g}, median")
         axis.set_title("training loss" if metric == "loss" else f"{metric}, held out", fontsize=10)
         axis.set_xlabel("epochs")
         axis.grid(alpha=0.25)

@@ -1,6 +1,7 @@
 """The folder of a fine-tuning.
 
-finetune.json    the settings and what it begins with and learns from, by checksum
+finetune.json    the settings, what it begins with and learns from by checksum, and how many members train at once
+start/           the model that it begins with, which may be gone where it came from; gone at the end
 members/         a folder for each chunk that has ended: its members' results, and its best one's parameters
 training/        the chunk that is training: which members, and their checkpoints; gone at the end
 results.json, curves.png, model.json, tokenizer/, checkpoints/0: at the end
@@ -18,25 +19,33 @@ from electra_jax.files import new_folder, read_json, write_json
 from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.settings import from_json, to_json
 
-SETTINGS, RESULTS, CHUNKS, TRAINING, MEMBERS = "finetune.json", "results.json", "members", "training", "members.json"
-CHECKPOINTS = "checkpoints"
+SETTINGS, RESULTS, MEMBERS = "finetune.json", "results.json", "members.json"
+START, CHUNKS, TRAINING, CHECKPOINTS = "start", "members", "training", "checkpoints"
 PLACES = ("model", "like", "task.train", "task.dev", "task.test")
 
 
-def claim(out: Path, config: FinetuneConfig, origin: dict[str, Any]) -> FinetuneConfig:
-    """Makes the folder this fine-tuning's: creates it, or checks that what it trained has the same settings and origin.
-
-    Raises UserError, with what differs, where it has not; a folder that holds something else is left alone.
-    """
+def create(out: Path, config: FinetuneConfig, origin: dict[str, Any]) -> None:
+    """Makes a fine-tuning's folder, unless it is there. Raises UserError where `out` holds something else."""
     if not (out / SETTINGS).is_file():
         with new_folder(out) as folder:
             write_json(folder / SETTINGS, {"settings": to_json(config), "origin": origin})
-        return config
+
+
+def claim(out: Path, config: FinetuneConfig, origin: dict[str, Any]) -> FinetuneConfig:
+    """Checks, under the folder's lock, that what was trained here has the same settings and origin.
+
+    Raises UserError, with what differs, where it has not. Where nothing was trained yet, the folder becomes this
+    fine-tuning's.
+    """
     old, begun_with = read_settings(out)
-    if not (out / CHUNKS).is_dir() and not any((out / TRAINING / CHECKPOINTS).glob("[0-9]*")):
-        write_json(out / SETTINGS, {"settings": to_json(config), "origin": origin})  # nothing was trained yet
+    if not has_trained(out):
+        for folder in (START, TRAINING):
+            remove(out / folder)
+        write_json(out / SETTINGS, {"settings": to_json(config), "origin": origin})
         return config
     check_same(out, _flat(to_json(old)), _flat(to_json(config)))
+    if (out / RESULTS).is_file() and config.model == old.model != "none":
+        origin = origin | {name: begun_with[name] for name in ("model", "step")}  # it may have gone on since
     differ = [name for name in origin if begun_with.get(name) != origin[name]]
     if differ:
         raise UserError(f"{out} was begun with another {' and '.join(differ)}: name that one, or choose a new --out")
@@ -62,11 +71,22 @@ def read_settings(out: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
     return from_json(FinetuneConfig, settings, str(path)), origin
 
 
-def begun_with_step(out: Path, step: int | None) -> int | None:
-    """The step of the pre-training run that a fine-tuning begins with: the one named, or the one it began with."""
-    if step is not None or not (out / SETTINGS).is_file():
-        return step
-    return read_settings(out)[1]["step"] or None  # 0: a model that has no steps
+def has_trained(out: Path) -> bool:
+    """Whether there is anything here that was trained and kept."""
+    return (out / CHUNKS).is_dir() or is_training(out)
+
+
+def is_training(out: Path) -> bool:
+    """Whether a chunk has a checkpoint to go on from."""
+    return any((out / TRAINING / CHECKPOINTS).glob("[0-9]*"))
+
+
+def keep_most_at_once(out: Path, most: int) -> int:
+    """How many members train at once: as many as at the first start, for other chunks would round otherwise."""
+    values = read_json(out / SETTINGS, "fine-tune into a new --out")
+    if "members_at_once" not in values:
+        write_json(out / SETTINGS, values | {"members_at_once": most})
+    return int(values.get("members_at_once", most))
 
 
 def remove(folder: Path) -> None:

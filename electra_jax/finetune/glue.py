@@ -2,6 +2,7 @@
 
 glue.json    the settings, and the figures of the tasks that have ended
 glue.md      the table
+start/       the model that all begin with, which may be gone where it came from
 cola/, …     a fine-tuning each
 """
 
@@ -18,13 +19,15 @@ from rich.console import Console
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder, read_json, write_file, write_json
 from electra_jax.finetune.data import is_tfds, tfds_folder
-from electra_jax.finetune.folder import RESULTS, check_same
+from electra_jax.finetune.folder import RESULTS, START, check_same
 from electra_jax.finetune.glue_table import AVERAGED, COLUMNS, column_of, glue_json, markdown
 from electra_jax.finetune.lines import listed
 from electra_jax.finetune.results import MemberResult
+from electra_jax.finetune.start import read_start
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import TASKS, find_files, find_task
 from electra_jax.finetune.tfds import check_prepared
+from electra_jax.pretrain.pretrained import Pretrained
 from electra_jax.settings import Settings, to_json
 from electra_jax.training.workdir import own
 
@@ -51,7 +54,10 @@ class GlueConfig(Settings):
     layer_decay_form: str
     warmup_share: float
     weight_decay: float
-    dropout: float | None
+    clip_norm: float
+    bias_correction: bool
+    dropout: float
+    evaluations: int
 
     def check(self) -> None:
         if self.protocol == "fixed":
@@ -149,8 +155,11 @@ def run_glue(
     names = [place.task.name for place in places]
     if config.from_mnli and MNLI not in names and not (out / MNLI / RESULTS).is_file():
         raise UserError("--from-mnli needs MNLI among the tasks: add mnli to --tasks, or its folder to the data")
-    columns = _claim(out, config, model, weights)
+    if not (out / GLUE).is_file():
+        with new_folder(out) as folder:
+            write_json(folder / GLUE, glue_json(to_json(config), model, weights, {}))
     with own(out):
+        columns = _check(out, config, weights)
         for number, (task, data) in enumerate(sorted(places, key=lambda place: _turn(place, config.from_mnli)), 1):
             console.print(f"{COLUMNS[task.name].folder}, task {number} of {len(places)}", style="bold")
             before = out / MNLI if config.from_mnli and task.name in AFTER_MNLI else None
@@ -167,20 +176,23 @@ def _turn(place: Place, mnli_first: bool) -> tuple[bool, int]:
     return mnli_first and place.task.name != MNLI, list(COLUMNS).index(place.task.name)
 
 
-def _claim(out: Path, config: GlueConfig, model: str, weights: str) -> dict[str, Any]:
-    """Makes the folder this GLUE's, or checks that it is; returns the figures of the tasks that have ended."""
-    path, settings = out / GLUE, json.loads(json.dumps(to_json(config)))
-    if not path.is_file():
-        with new_folder(out) as folder:
-            write_json(folder / GLUE, glue_json(settings, model, weights, {}))
-        return {}
-    before, begun_with, columns = read_json(path, "choose a new --out", "settings", "weights", "tasks")
+def begun_with(out: Path, model: str, step: int | None) -> Pretrained | None:
+    """What this folder's tasks began with, though its run has gone on since; None where they began with another."""
+    if not (out / GLUE).is_file() or read_json(out / GLUE, "choose a new --out", "model") != (model,):
+        return None
+    return read_start(out / START, step)
+
+
+def _check(out: Path, config: GlueConfig, weights: str) -> dict[str, Any]:
+    """Checks that the folder is this GLUE's; returns the figures of the tasks that have ended."""
+    before, began, columns = read_json(out / GLUE, "choose a new --out", "settings", "weights", "tasks")
+    settings = json.loads(json.dumps(to_json(config)))
     if before.get("protocol") != config.protocol:
         raise UserError(
             f"{out} holds results of the protocol {before.get('protocol')!r}, which do not go into one table with "
             f"those of {config.protocol!r}: choose a new --out"
         )
     check_same(out, before, settings)
-    if begun_with != weights:
+    if began != weights:
         raise UserError(f"{out} was begun with another model: name that one, or choose a new --out")
     return columns

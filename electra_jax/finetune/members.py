@@ -20,23 +20,31 @@ COPIES = 5
 
 
 def split(
-    config: FinetuneConfig, ended: Sequence[MemberResult], most: int, begun: Sequence[Member]
+    config: FinetuneConfig, ended: Sequence[MemberResult], most: int, begun: Sequence[Member], devices: int
 ) -> Iterator[list[Member]]:
-    """The members that have not ended, at most so many at once; those that had begun together first, as they were."""
+    """The members that have not ended, at most so many at once; those that had begun together first, as they were.
+
+    As many on each device as on the others; what does not divide comes last, one a device.
+    """
     done = {result.member for result in ended}
     first = [member for member in begun if member not in done]
     if first and len(first) == len(begun):
         yield first
         done |= set(first)
     waiting = [member for member in members_of(config) if member not in done]
-    at_once = min(config.runtime.members_at_once or most, len(waiting)) or 1
-    chunks = -(-len(waiting) // at_once)
-    for part in np.array_split(np.arange(len(waiting)), chunks) if chunks else ():
-        yield [waiting[at] for at in part]
+    at_once = min(most, len(waiting)) or 1
+    used = min(devices, at_once)
+    whole, rows = len(waiting) // used * used, at_once // used
+    # Rows of one member a device.
+    for part in np.array_split(np.arange(whole).reshape(-1, used), -(-whole // (used * rows)) or 1):
+        if part.size:
+            yield [waiting[at] for at in part.flat]
+    if whole < len(waiting):
+        yield waiting[whole:]
 
 
 def most_at_once(model: Electra, config: FinetuneConfig, longest: int) -> int:
-    """Members whose states and activations fit the devices' memory, by a generous count; 1 at least.
+    """Members whose states and activations fit the devices' memory, by a generous count; one a device at least.
 
     An activation is kept for the backward pass about sixteen times a layer in the hidden size, four times in the
     FFN's and three times for each pair of tokens and head.
@@ -47,20 +55,23 @@ def most_at_once(model: Electra, config: FinetuneConfig, longest: int) -> int:
     activations = (
         config.batch_size * longest * c.num_hidden_layers * token * (2 if config.runtime.dtype == "bfloat16" else 4)
     )
-    return max(1, int(SHARE * _memory() / (state + activations)))
-
-
-def _memory() -> int:
-    """Bytes of all of this process's devices; the machine's, where they are CPUs."""
     devices = jax.local_devices()
+    return max(1, int(SHARE * _memory(devices) / (state + activations))) * len(devices)
+
+
+def _memory(devices: Sequence[jax.Device]) -> int:
+    """Bytes of each of these devices; its share of the machine's, where they are CPUs."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"]) * len(devices)
+        return int(stats["bytes_limit"])
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+                free = 1024 * int(line.split()[1])
+    with suppress(OSError, ValueError):  # what a batch system or a container allows; "max" where it does not care
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return free // len(devices)
 
 
 def place_members(count: int) -> NamedSharding:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from electra_jax.files import new_folder, write_json
@@ -16,16 +17,19 @@ from electra_jax.finetune.folder import (
     CHUNKS,
     MEMBERS,
     RESULTS,
+    START,
     TRAINING,
     claim,
+    create,
+    is_training,
+    keep_most_at_once,
     read_progress,
-    read_settings,
     remove,
 )
 from electra_jax.finetune.members import most_at_once, split
 from electra_jax.finetune.results import MemberResult, best_of, main_metric, metrics_of, results_json
 from electra_jax.finetune.rows import encode_task, fingerprint_of
-from electra_jax.finetune.start import Start, create_start, fingerprint
+from electra_jax.finetune.start import NONE, Start, create_start, fingerprint, keep_start
 from electra_jax.interop.portable import Portable, write_portable
 from electra_jax.model.electra import shapes_of
 from electra_jax.pretrain.pretrained import Pretrained
@@ -41,26 +45,31 @@ def finetune(config: FinetuneConfig, data: Data, source: Pretrained, out: Path, 
     """
     start = create_start(config, source)
     weights = fingerprint(start.model.networks, start.tokenizer, start.encoder)
-    origin = {**fingerprint_of(data), "model": weights, "step": source.step}
-    config = claim(out, config, origin)
+    origin = {**fingerprint_of(data), "model": weights, "step": 0 if config.model == NONE else source.step}
+    create(out, config, origin)
     with own(out):
+        config = claim(out, config, origin)
         if (out / RESULTS).is_file():
             console.print(f"{out} is finished", highlight=False, soft_wrap=True)
-            return _ended(out)
+            return _ended(out, config)
         console.print(f"{config.task.name} from {start.story}, into {out}", highlight=False, soft_wrap=True)
         rows = encode_task(data, start.tokenizer, config.length, config.batches == "by_length")
         program = Program(config, start, rows)
-        for members in split(config, _ended(out), most_at_once(start.model, config, max(rows.buckets)), _begun(out)):
+        if config.model != NONE:
+            keep_start(out / START, source)
+        fits = most_at_once(start.model, config, max(rows.buckets))
+        most = config.runtime.members_at_once or keep_most_at_once(out, fits)
+        for members in split(config, _ended(out, config), most, _begun(out), jax.local_device_count()):
             results, params = Chunk(program, members, out, console).train()
             _end_chunk(out, results, params)
-        results = _ended(out)
+        results = _ended(out, config)
         _finish(out, config, start, results)
     return results
 
 
-def _ended(out: Path) -> list[MemberResult]:
+def _ended(out: Path, config: FinetuneConfig) -> list[MemberResult]:
     """The members whose chunks have ended, in the order of the settings."""
-    order = members_of(read_settings(out)[0])
+    order = members_of(config)
     found = [result for chunk in (out / CHUNKS).glob(f"[0-9]*/{MEMBERS}") for result in _read_members(chunk)]
     return sorted(found, key=lambda result: order.index(result.member))
 
@@ -70,14 +79,13 @@ def _read_members(path: Path) -> list[MemberResult]:
 
 
 def _begun(out: Path) -> list[Member]:
-    """The members that were training when the fine-tuning was last stopped."""
-    path = out / TRAINING / MEMBERS
-    return [Member(**values) for values in read_progress(path)] if path.is_file() else []
+    """The members that had a checkpoint when the fine-tuning was last stopped."""
+    return [Member(**values) for values in read_progress(out / TRAINING / MEMBERS)] if is_training(out) else []
 
 
 def _end_chunk(out: Path, results: Sequence[MemberResult], params: Any) -> None:
     (out / CHUNKS).mkdir(exist_ok=True)
-    number = len(list((out / CHUNKS).glob("[0-9]*")))
+    number = max((int(path.name) for path in (out / CHUNKS).glob("[0-9]*")), default=-1) + 1
     with new_folder(out / CHUNKS / str(number)) as folder:
         write_json(folder / MEMBERS, [result._asdict() for result in results])
         write_params(folder / CHECKPOINTS, 0, params)
@@ -94,7 +102,8 @@ def _finish(out: Path, config: FinetuneConfig, start: Start, results: list[Membe
     write_portable(out, Portable(start.model.networks, params, start.tokenizer, source))
     seconds = sum(_read_members(path / MEMBERS)[0].final["seconds"] for path in chunks)
     write_json(out / RESULTS, results_json(config, results, {"model": config.model, "seconds": round(seconds, 3)}))
-    for path in (out / TRAINING, *(path / CHECKPOINTS for path in chunks)):  # the model is in its own place now
+    # The model is in its own place now.
+    for path in (out / START, out / TRAINING, *(path / CHECKPOINTS for path in chunks)):
         remove(path)
 
 

@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from electra_jax.errors import UserError
+from electra_jax.files import read_json
 from electra_jax.finetune.config import FinetuneConfig
+from electra_jax.finetune.folder import RESULTS, SETTINGS, START, has_trained, read_settings
 from electra_jax.finetune.loading import load
 from electra_jax.finetune.task import Task
+from electra_jax.interop.portable import MODEL, Portable, write_imported
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, init_params, shapes_of
 from electra_jax.model.sharing import Network, join, separate
@@ -61,6 +64,32 @@ def open_source(model: str, like: str | None, report: Callable[[str], None], ste
     if model == NONE and like is None:
         raise UserError("--model none needs --like MODEL: the folder whose sizes and tokenizer it is to have")
     return load(Path(like if model == NONE and like is not None else model).expanduser(), step, report=report)
+
+
+def open_again(
+    out: Path, model: str, like: str | None, report: Callable[[str], None], step: int | None = None
+) -> Pretrained:
+    """`open_source` for an `out` that may have begun: what it began with, though its run has gone on since."""
+    if model == NONE or not (out / SETTINGS).is_file() or read_settings(out)[0].model != model:
+        return open_source(model, like, report, step)
+    if (out / RESULTS).is_file():
+        return load(out)
+    return (read_start(out / START, step) if has_trained(out) else None) or open_source(model, like, report, step)
+
+
+def read_start(folder: Path, step: int | None) -> Pretrained | None:
+    """What `keep_start` kept; None where it kept nothing, or something of another step than the one asked for."""
+    if not (folder / MODEL).is_file():
+        return None
+    (about,) = read_json(folder / MODEL, "choose a new --out", "source")
+    return dataclasses.replace(load(folder), step=about["step"]) if step in (None, about["step"]) else None
+
+
+def keep_start(folder: Path, source: Pretrained) -> None:
+    """Writes what a fine-tuning begins with into its folder, unless it is there."""
+    if not folder.is_dir():
+        about = {"format": "start", "step": source.step}
+        write_imported(folder, Portable(source.model.networks, jax.device_get(source.params), source.tokenizer, about))
 
 
 def head_of(task: Task, form: str) -> TaskConfig:

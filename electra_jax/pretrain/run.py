@@ -145,7 +145,7 @@ class Run:
             self._save(clock, state, metrics)
         self.last = (clock.tokens, clock.seconds, clock.step)
 
-    def save(self, clock: Clock, state: TrainState) -> None:
+    def save(self, clock: Clock, state: TrainState, stopped: bool) -> None:
         metrics = {k.removeprefix("eval/"): v for k, v in self.line.items() if k.startswith("eval/")}
         self._save(clock, state, metrics if self.line.get("step") == clock.step else {})
         self.checkpoints.wait()

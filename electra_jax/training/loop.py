@@ -36,8 +36,8 @@ class Hooks(Protocol):
     def act(self, clock: Clock, state: TrainState) -> None:
         """Evaluates, saves, …"""
 
-    def save(self, clock: Clock, state: TrainState) -> None:
-        """Writes the state, and returns when it is on disk."""
+    def save(self, clock: Clock, state: TrainState, stopped: bool) -> None:
+        """Writes the state, and returns when it is on disk; `stopped` where this is not how the run was to end."""
 
 
 def train(
@@ -79,18 +79,18 @@ def train(
                 hooks.act(clock, state)
                 began = time.perf_counter() - clock.seconds
             if bad_steps >= max_bad_steps:
-                hooks.save(clock, state)
+                hooks.save(clock, state, stopped=True)
                 raise MachineError(
                     f"the gradient was NaN or infinite {bad_steps} steps in a row up to step {step}: the run stops "
                     "with its last good parameters saved; look at the data, or begin a new workdir with a lower "
                     "optimizer.learning-rate"
                 )
             if stop:
-                hooks.save(clock, state)
+                hooks.save(clock, state, stopped=True)
                 raise Interrupted(stop[0], step)
         if pending:
             read(*pending)
-        hooks.save(clock, state)
+        hooks.save(clock, state, stopped=False)
     return state
 
 

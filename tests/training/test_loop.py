@@ -25,8 +25,8 @@ class Recorder:
     def act(self, clock, state):
         self.told.append(("act", clock.step, int(state.params["sum"])))
 
-    def save(self, clock, state):
-        self.told.append(("save", clock.step, int(state.params["sum"])))
+    def save(self, clock, state, stopped):
+        self.told.append(("stop" if stopped else "save", clock.step, int(state.params["sum"])))
 
 
 def run(steps=9, stop_at=None, bad_from=None, start=0):
