@@ -151,6 +151,8 @@ def _evaluate_task(args: EvaluateArgs, model: "FineTuned") -> None:
     if args.table:
         return Console().print(_table(model, examples))
     about = {"model": str(args.run), "task": model.task.name, "data": str(args.data), "examples": len(examples)}
+    if model.task.answerability:
+        about["no_answer_threshold"] = model.no_answer_threshold  # the best on the held-out questions
     return print(json.dumps(about | _finite(model.measure(examples))))
 
 

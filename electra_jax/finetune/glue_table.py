@@ -87,6 +87,8 @@ def notes(found: dict[str, Any]) -> list[str]:
         "for CoLA, Spearman's for STS, else accuracy (MNLI: matched).",
         f"Protocol {found['protocol']}: {rate}; {epochs}.",
     ]
+    if any(task["diverged"] for task in found["tasks"].values()):
+        lines.append("Seeds that diverged are in no figure, and a rate at which half of them did so is not chosen.")
     if settings["from_mnli"]:
         began = [task["title"] for task in found["tasks"].values() if task["begins_with"] == "mnli"]
         lines += [f"{', '.join(began)} began with the model fine-tuned on MNLI."] if began else []

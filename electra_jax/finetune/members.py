@@ -44,7 +44,7 @@ def split(
 
 
 def most_at_once(model: Electra, config: FinetuneConfig, longest: int) -> int:
-    """Members whose states and activations fit the devices' memory, by a generous count; one a device at least.
+    """Members whose states and activations fit the devices' memory, by a generous count; 1 at least.
 
     An activation is kept for the backward pass about sixteen times a layer in the hidden size, four times in the
     FFN's and three times for each pair of tokens and head.
@@ -56,7 +56,7 @@ def most_at_once(model: Electra, config: FinetuneConfig, longest: int) -> int:
         config.batch_size * longest * c.num_hidden_layers * token * (2 if config.runtime.dtype == "bfloat16" else 4)
     )
     devices = jax.local_devices()
-    return max(1, int(SHARE * _memory(devices) / (state + activations))) * len(devices)
+    return max(1, len(devices) * int(SHARE * _memory(devices) / (state + activations)))
 
 
 def _memory(devices: Sequence[jax.Device]) -> int:

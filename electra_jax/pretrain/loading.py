@@ -34,6 +34,17 @@ def load(
     Raises UserError where there is nothing to load, MachineError where all there is is damaged.
     """
     path = Path(path)
+    found = _load(path, step, generator, report or partial(warnings.warn, stacklevel=3))
+    pieces, vocab_size = found.tokenizer.vocab_size, found.model.networks.main.vocab_size
+    if pieces != vocab_size:
+        raise UserError(
+            f"the tokenizer in {path} has {pieces:,} pieces, but the model there a vocabulary of {vocab_size:,}: they "
+            "do not belong together, so copy the folder again"
+        )
+    return found
+
+
+def _load(path: Path, step: int | None, generator: Path | str | None, report: Callable[[str], None]) -> Pretrained:
     if generator is not None or _is_huggingface(path):
         if step is not None:
             raise UserError(f"{path} is a Hugging Face folder, which has no steps: leave the step out")
@@ -42,7 +53,7 @@ def load(
         if step:
             raise UserError(f"{path} is an imported model, which has no step {step}: leave the step out")
         return _of_portable(read_imported(path))
-    return _load_run(path, step, report or partial(warnings.warn, stacklevel=3))
+    return _load_run(path, step, report)
 
 
 def _load_run(run: Path, step: int | None, report: Callable[[str], None]) -> Pretrained:

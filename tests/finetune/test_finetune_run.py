@@ -179,6 +179,11 @@ def test_a_member_that_diverges_leaves_the_others_alone(small_run, deeds, togeth
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["saved_member"]["learning_rate"] == 3e-4
     assert [found["diverged"] for found in written["by_learning_rate"]] == [0, 0, 3, 3]
+    assert written["of_seeds"] == 3
+    assert written["best"] == max(result.final["accuracy"] for result in results[:3])
+    last = [found["curve"][-1]["loss"] for found in written["members"]]
+    assert all(loss > 0 for loss in last[:3])
+    assert last[3:] == [None] * 3  # every update of theirs was left out, so there is no loss to tell
 
 
 def test_random_weights_of_the_same_sizes(small_run, deeds, tmp_path):

@@ -36,33 +36,36 @@ def ended(some: list[Member]) -> list[MemberResult]:
     return [MemberResult(*member, False, 0, []) for member in some]
 
 
-@given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 25), st.none() | st.integers(1, 25), st.data())
-def test_every_member_trains_once(seeds: int, rates: int, most: int, named: int | None, data: Any) -> None:
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 25), st.integers(1, 8), st.data())
+def test_every_member_trains_once(seeds: int, rates: int, most: int, devices: int, data: Any) -> None:
     """Those that have ended never again, those that had begun together first; at most so many at once."""
-    runtime = FinetuneRuntime(members_at_once=named)
-    config = tiny_config(seeds=tuple(range(seeds)), learning_rates=RATES[:rates], runtime=runtime)
+    config = tiny_config(seeds=tuple(range(seeds)), learning_rates=RATES[:rates])
     everyone = members_of(config)
     assert len(set(everyone)) == seeds * rates
     done = data.draw(st.lists(st.sampled_from(everyone), unique=True))
     waiting = [member for member in everyone if member not in done]
     begun = data.draw(st.lists(st.sampled_from(waiting), unique=True)) if waiting else []
-    chunks = list(split(config, ended(done), most, begun))
+    chunks = list(split(config, ended(done), most, begun, devices))
     assert sorted(member for chunk in chunks for member in chunk) == sorted(waiting)
     if begun:
         assert chunks.pop(0) == begun  # as they were, however many that is: their checkpoint has as many
-    at_once = named or most
-    assert all(1 <= len(chunk) <= at_once for chunk in chunks)
     sizes = [len(chunk) for chunk in chunks]
-    assert not sizes or max(sizes) - min(sizes) <= 1
-    assert len(sizes) == -(-sum(sizes) // at_once)
+    assert all(1 <= size <= most for size in sizes)
+    # No device has a member more than another, except in the last chunk, which has at most one on each.
+    used = min(devices, most, sum(sizes) or 1)
+    assert all(size % used == 0 for size in sizes[:-1])
+    assert not sizes or sizes[-1] % used == 0 or sizes[-1] < used
+    whole = [size // used for size in sizes if size >= used]
+    assert not whole or max(whole) - min(whole) <= 1
+    assert len(whole) == -(-sum(whole) // (most // used))
 
 
 def test_what_is_left_of_an_ended_chunk_begins_nothing() -> None:
     """A kill after the results were written leaves the chunk's folder in place: its members do not train again."""
     config = tiny_config()
     first, second = members_of(config)[:2], members_of(config)[2:]
-    assert list(split(config, ended(first), 2, begun=first)) == [second]
-    assert list(split(config, ended(members_of(config)), 2, begun=second)) == []
+    assert list(split(config, ended(first), 2, first, 1)) == [second]
+    assert list(split(config, ended(members_of(config)), 2, second, 1)) == []
 
 
 @pytest.mark.parametrize(

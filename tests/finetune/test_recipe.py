@@ -14,6 +14,7 @@ from electra_jax.commands.finetuning import FinetuneArgs, config_of
 from electra_jax.errors import UserError
 from electra_jax.finetune.batching import collate
 from electra_jax.finetune.config import FinetuneConfig, Recipe, recipe_for
+from electra_jax.finetune.glue import GlueConfig
 from electra_jax.finetune.members import place_members
 from electra_jax.finetune.tasks import find_task
 from electra_jax.training.optimizer import make_schedule
@@ -136,6 +137,12 @@ def test_every_setting_of_the_command_is_a_setting_of_the_fine_tuning() -> None:
     fields = {field.name for field in dataclasses.fields(FinetuneConfig)}
     reached = {field for name, value in others.items() for field in differing(usual, config_for(**{name: value}))}
     assert reached == fields - {"task", "model", "like", "runtime"}
+
+
+def test_every_setting_of_a_fine_tuning_is_one_of_glue() -> None:
+    """Or tasks of different settings would go into one table."""
+    names, ours = ({field.name for field in dataclasses.fields(kind)} for kind in (FinetuneConfig, GlueConfig))
+    assert names - {"task", "model", "like", "runtime"} == ours - {"protocol", "from_mnli"}
 
 
 def differing(one: FinetuneConfig, other: FinetuneConfig) -> set[str]:

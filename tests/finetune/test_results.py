@@ -102,6 +102,15 @@ def test_the_best_rate_among_diverged_ones(metric: str) -> None:
     assert (best.summary.n, best.summary.diverged) == (2, 1)
 
 
+@pytest.mark.parametrize(("metric", "good", "better"), [("accuracy", 0.88, 0.9), ("mse", 0.3, 0.2)])
+def test_a_rate_at_which_most_seeds_diverge_does_not_win_by_the_others(metric: str, good: float, better: float) -> None:
+    steady = [member(seed, 1e-4, **{metric: good}) for seed in range(5)]
+    lost = [member(seed, 1e-2, diverged=seed > 0, **{metric: better}) for seed in range(5)]
+    assert best_rate(lost + steady, metric).learning_rate == 1e-4
+    survived = [member(seed, 1e-2, diverged=seed > 2, **{metric: better}) for seed in range(5)]
+    assert best_rate(survived + steady, metric).learning_rate == 1e-2
+
+
 def test_the_first_of_equal_rates_is_the_best() -> None:
     results = accuracies(0.5, 0.6, 0.7, rate=1e-4) + accuracies(0.6, 0.6, 0.6, rate=1e-3)
     assert best_rate(results, "accuracy").learning_rate == 1e-4

@@ -1,7 +1,9 @@
 """Kills at the worst moments, by the files they leave: the same command ends as if nothing had happened."""
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +13,18 @@ import pytest
 from rich.console import Console
 from tiny_models import assert_trees_equal
 
-from electra_jax.errors import UserError
+from electra_jax.errors import Interrupted, UserError
+from electra_jax.files import new_folder, write_json
 from electra_jax.finetune.config import FinetuneRuntime
 from electra_jax.finetune.data import read_data
 from electra_jax.finetune.describe import describe_task
+from electra_jax.finetune.finetuned import FineTuned
+from electra_jax.finetune.folder import keep_most_at_once, read_settings
 from electra_jax.finetune.loading import load
 from electra_jax.finetune.results import MemberResult
 from electra_jax.finetune.run import finetune
+from electra_jax.finetune.start import open_again
+from electra_jax.training.workdir import own
 from tests.finetune.test_finetune_run import figures, write_deeds
 from tests.finetune.tiny_programs import tiny_config, tiny_source
 
@@ -37,6 +44,10 @@ class Listener(Console):
         self.told.append(" ".join(map(str, objects)))
         if self.deeds:
             self.deeds.pop(0)()
+
+
+def nothing() -> None:
+    """Lets a message pass."""
 
 
 class States(NamedTuple):
@@ -77,9 +88,6 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> States:
 
     def block_results() -> None:
         (out / "results.json").mkdir()  # where no file can be written
-
-    def nothing() -> None:
-        pass
 
     def keep_training() -> None:
         wait_for_checkpoint(out, STEPS - 1)
@@ -129,6 +137,57 @@ def test_killed_between_the_results_of_a_chunk_and_its_tidying(states: States, b
     assert not any("resuming" in line for line in told)
 
 
+def test_stopped_in_the_last_evaluation(states: States, tmp_path: Path) -> None:
+    """What was measured is saved, as the message says: started again, nothing trains and nothing is measured."""
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run(states.data, out, nothing, nothing, lambda: os.kill(os.getpid(), signal.SIGTERM), seeds=(0,))
+    assert (out / "training" / "checkpoints" / str(STEPS) / "seal.json").is_file()
+    results, told = run(states.data, out, seeds=(0,))
+    assert figures(results) == figures(states.results[:1])
+    assert any(f"resuming 1 members at step {STEPS}" in line for line in told)
+    assert not any("epoch" in line for line in told)
+
+
+def test_killed_before_the_first_checkpoint(begun: Path, states: States) -> None:
+    """Nothing was trained, so other settings are welcome: the members that had begun are not trained for them."""
+    shutil.rmtree(begun / "members")
+    shutil.rmtree(begun / "training" / "checkpoints")
+    results, _ = run(states.data, begun, seeds=(0,))
+    assert figures(results) == figures(states.results[:1])
+    assert json.loads((begun / "finetune.json").read_text())["settings"]["seeds"] == [0]
+
+
+def test_other_chunks_than_those_that_had_begun_without_a_checkpoint(begun: Path, states: States) -> None:
+    """Where they did not fit the memory, fewer at once are asked for."""
+    shutil.rmtree(begun / "training")
+    with new_folder(begun / "training") as folder:
+        write_json(folder / "members.json", [{"seed": seed, "learning_rate": 1e-3} for seed in (0, 1)])
+    results, _ = run(states.data, begun)
+    assert_ended_as(states, begun, results)
+
+
+def test_a_chunk_whose_folder_was_removed_trains_again(states: States, tmp_path: Path) -> None:
+    """As the message about a damaged one advises, whichever it was."""
+    out = Path(shutil.copytree(states.written, tmp_path / "out"))
+    (out / "members" / "0" / "members.json").write_text("{")
+    with pytest.raises(UserError, match="remove its folder"):
+        run(states.data, out)
+    shutil.rmtree(out / "members" / "0")
+    results, _ = run(states.data, out)
+    assert figures(results) == figures(states.results)
+
+
+def test_a_second_process_changes_nothing(states: States, begun: Path) -> None:
+    """It is refused before it writes its own settings, whatever was trained yet."""
+    shutil.rmtree(begun / "members")
+    shutil.rmtree(begun / "training")
+    before = (begun / "finetune.json").read_text()
+    with own(begun), pytest.raises(UserError, match="another process"):
+        run(states.data, begun, seeds=(5,))
+    assert (begun / "finetune.json").read_text() == before
+
+
 def test_killed_in_a_later_chunk(states: States, begun: Path, tmp_path: Path) -> None:
     """It goes on from that chunk's checkpoint; the data may have moved meanwhile."""
     moved = Path(shutil.copytree(states.data, tmp_path / "moved"))
@@ -147,13 +206,13 @@ def test_other_examples_under_the_same_names_are_refused(states: States, begun: 
 
 @pytest.mark.parametrize("changes", [{"evaluations": 3}, {"epochs": 3.0}, {"dropout": 0.0}])
 def test_other_settings_are_refused_after_a_chunk(states: States, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Their curves would not go together. Nothing is touched."""
+    """Their curves would not go together. Nothing is touched but the lock."""
     begun = states.begun
-    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"}
     (name,) = changes
     with pytest.raises(UserError, match=rf"begun with other settings \({name}: .* → "):
         run(states.data, begun, **changes)
-    assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"} == before
 
 
 def drop_model(out: Path) -> None:
@@ -191,6 +250,28 @@ def test_killed_while_the_model_is_written(states: States, harm: Callable[[Path]
     assert_ended_as(states, out, results)
     assert not any("epoch" in line for line in told)
     assert (out / "results.json").is_file()
+
+
+def test_what_it_began_with_is_kept_until_it_has_ended(states: States) -> None:
+    """A pre-training run goes on and drops the step that a fine-tuning began with, or is gone."""
+    source = tiny_source()
+    (model,) = {tiny_config().model}
+    kept = open_again(states.begun, model, None, print)
+    assert_trees_equal(kept.params, source.params)
+    assert (kept.model.networks, kept.step) == (source.model.networks, source.step)
+    assert not (states.out / "start").exists()
+    assert isinstance(open_again(states.out, model, None, print), FineTuned)  # enough to show what came of it
+    with pytest.raises(UserError, match="gone"):
+        open_again(states.begun, "gone", None, print)
+    with pytest.raises(UserError, match=model):
+        open_again(states.begun, model, None, print, step=source.step + 1)
+
+
+def test_resumed_where_more_memory_is_free(begun: Path) -> None:
+    """As many members train at once as at the first start, for a chunk of another size would round otherwise."""
+    assert keep_most_at_once(begun, 7) == 7
+    assert keep_most_at_once(begun, 3) == 7
+    assert read_settings(begun)[0].seeds == (0, 1)
 
 
 def test_a_finished_one_accepts_moved_data(states: States, tmp_path: Path) -> None:

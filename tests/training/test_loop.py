@@ -77,7 +77,7 @@ def test_a_stop_loses_no_step_s_metrics_whenever_it_comes(stop_at):
     first, _, error = run(stop_at=stop_at)
     assert isinstance(error, Interrupted)
     assert error.exit_code == 128 + signal.SIGTERM
-    assert first[-1] == ("save", stop_at, sum(range(stop_at + 1)))
+    assert first[-1] == ("stop", stop_at, sum(range(stop_at + 1)))
     second, _, _ = run(start=stop_at)
     for kind in ("observe", "act"):
         seen = [entry[1] for entry in first + second if entry[0] == kind]
@@ -90,7 +90,7 @@ def test_too_many_bad_steps_end_the_run_with_its_state_saved(bad_from):
     assert isinstance(error, MachineError)
     saved = told[-1]
     # Known at once where the outputs are read at once, else a step later.
-    assert saved[0] == "save"
+    assert saved[0] == "stop"
     assert saved[1] in (bad_from + 1, bad_from + 2)
     assert (("act", 6) in [entry[:2] for entry in told]) == (saved[1] >= 6)
 
