@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import tyro
 from rich.console import Console
 
-from electra_jax.commands.finetuning import report
+from electra_jax.commands.opening import load_model, report
 from electra_jax.commands.parsing import parse
-from electra_jax.commands.texts import TEXTS_AT_ONCE, load_model
+from electra_jax.commands.texts import TEXTS_AT_ONCE
 from electra_jax.errors import UserError
 from electra_jax.files import file_aside
 
