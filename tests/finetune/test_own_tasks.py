@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from electra_jax.errors import UserError
+from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.data import read_data
 from electra_jax.finetune.describe import describe_task
 from electra_jax.finetune.examples import TextExample
+from electra_jax.finetune.folder import claim, create
 from electra_jax.finetune.reading import read_examples
 from electra_jax.finetune.task import Kind
 from electra_jax.finetune.tasks import find_task
@@ -84,3 +86,20 @@ def test_a_name_that_was_said_is_not_overruled_by_a_usual_one(tmp_path: Path) ->
     assert len(read_examples(TEXTS, path)) == 1
     with pytest.raises(UserError, match="no column 'text', for it has 'sentence', 'label'"):
         read_examples(replace(TEXTS, text="text"), path)
+
+
+def test_a_fine_tuning_goes_on_though_the_words_for_its_files_have_changed(tmp_path: Path) -> None:
+    """What was read of them is the same by its checksum; the range of the scores is another matter."""
+    old = FinetuneConfig(
+        task=replace(SCORES, text="text"), model="m", seeds=(0,), learning_rates=(1e-3,), epochs=1.0, length=32,
+        layer_decay=1.0,
+    )  # fmt: skip
+    out, origin = tmp_path / "out", {"training examples": "x", "held-out examples": "y", "model": "z", "step": 0}
+    create(out, old, origin)
+    (out / "members").mkdir()  # something was trained
+    unsaid = replace(old, task=replace(old.task, layout=None, text=None, label=None))
+    assert claim(out, unsaid, origin) == old
+    with pytest.raises(UserError, match=r"begun with other settings \(task\.high: 5\.0 → 6\.0\)"):
+        claim(out, replace(old, task=replace(old.task, high=6.0)), origin)
+    with pytest.raises(UserError, match="begun with another training examples"):
+        claim(out, unsaid, origin | {"training examples": "other"})
