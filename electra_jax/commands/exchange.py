@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from electra_jax.commands.opening import load_model
 from electra_jax.commands.parsing import parse
-from electra_jax.commands.texts import load_model
 from electra_jax.errors import UserError
 
 

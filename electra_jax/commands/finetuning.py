@@ -1,6 +1,5 @@
 """finetune, glue."""
 
-import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.console import Console
 
+from electra_jax.commands.opening import report
 from electra_jax.commands.own_data import OwnData, find_task_and_data
 from electra_jax.commands.parsing import parse
 from electra_jax.errors import UserError
@@ -183,11 +183,6 @@ def config_of(args: RecipeArgs, task: "Task", sizes: "ModelConfig") -> FinetuneC
         evaluations=args.evaluations,
         runtime=args.runtime,
     )
-
-
-def report(sentence: str) -> None:
-    """Tells on standard error what is no result."""
-    print(f"electra-jax: {sentence}", file=sys.stderr)
 
 
 def _rates(given: str | None) -> tuple[float, ...]:

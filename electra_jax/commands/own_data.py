@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # The options that belong to some kinds only.
 FOR_KINDS = {
     "pair": ("classification", "regression", "question_answering"),
+    "word_column": ("tagging",),
     "tag_column": ("tagging",),
     "scheme": ("tagging",),
     "low": ("regression",),
@@ -26,17 +27,22 @@ class OwnData:
     a line; question answering also as SQuAD's JSON. Columns are named by the header, or numbered from 0.
     """
 
+    # The names of a Task's settings.
     kind: Literal["classification", "regression", "tagging", "question_answering"] | None = None  # of task
     train: Path | None = None  # what is learned from
     dev: tuple[Path, ...] = ()  # held out; several are measured apart, the first one chooses
-    test: tuple[Path, ...] = ()  # read and checked with the others; `evaluate` measures them
-    text: str | None = None  # None: text; tagging: words; question answering: question
+    test: tuple[Path, ...] = ()  # measured once, at the end, for every member, into results.json; never chosen by
+    # Of all these files: table (CSV by its name, else TSV), jsonl, columns, squad. None: as each file's name says.
+    layout: Literal["table", "jsonl", "columns", "squad"] | None = None
+    text: str | None = None  # None: text or sentence; tagging: words or tokens; question answering: question
     pair: str | None = None  # the second text; question answering: context
-    label: str | None = None  # None: label; regression: score; tagging: tags; question answering: answer
+    label: str | None = None  # None: label; regression: or score; tagging: or tags; question answering: answer, answers
     header: bool = True  # the first line of CSV and TSV names the columns
-    tag_column: int = -1  # files in columns: where the tag stands
-    scheme: Literal["iob1", "iob2", "none"] = "none"  # of the tags; none: each word's tag stands for itself
-    low: float | None = None  # the scores' range; None: that of the training file
+    word_column: int = 0  # files in columns: where the word stands
+    tag_column: int = -1  # likewise the tag; -1: the last column
+    # Of the tags; none: each word's tag stands for itself, and accuracy is over words.
+    scheme: Literal["iob1", "iob2", "none"] = "none"
+    low: float | None = None  # the scores' range, and its bound; None: that of the training file, which bounds nothing
     high: float | None = None  # likewise
     answerability: bool = False  # there are questions without an answer
     metrics: str | None = None  # with commas between; the first one chooses. None: the usual ones of the kind
@@ -66,23 +72,11 @@ def find_task_and_data(task: str | None, data: str | None, own: OwnData) -> "tup
     wrong = [name for name in given if own.kind not in FOR_KINDS.get(name, (own.kind,))]
     if wrong:
         raise UserError(f"{_options(wrong)} cannot go with --kind {own.kind}: leave it out")
-    found = describe_task(
-        own.kind,
-        own.train.expanduser(),
-        [path.expanduser() for path in own.dev],
-        [path.expanduser() for path in own.test],
-        text=own.text,
-        pair=own.pair,
-        label=own.label,
-        header=own.header,
-        tag_column=own.tag_column,
-        scheme=own.scheme,
-        low=own.low,
-        high=own.high,
-        answerability=own.answerability,
-        metrics=() if own.metrics is None else tuple(name.strip() for name in own.metrics.split(",")),
-    )
-    return found, "."
+    said = {name: getattr(own, name) for name in given if name not in ("kind", "train", "dev", "test")}
+    if own.metrics is not None:
+        said["metrics"] = tuple(name.strip() for name in own.metrics.split(","))
+    dev, test = ([path.expanduser() for path in files] for files in (own.dev, own.test))
+    return describe_task(own.kind, own.train.expanduser(), dev, test, **said), "."
 
 
 def _options(names: list[str]) -> str:

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import tyro
 from rich.console import Console
 
-from electra_jax.commands.finetuning import report
+from electra_jax.commands.opening import load_model, report
 from electra_jax.commands.parsing import parse
-from electra_jax.commands.texts import TEXTS_AT_ONCE, load_model
+from electra_jax.commands.texts import TEXTS_AT_ONCE
 from electra_jax.errors import UserError
 from electra_jax.files import file_aside
 
@@ -37,6 +37,8 @@ STANDARD = Path("-")
 class PredictArgs:
     model: Path  # a fine-tuned model
     input: Path = STANDARD  # JSONL, CSV, TSV, or a text a line; -: standard input, JSON lines or a text a line
+    # Of the input: lines (a text a line), table (CSV by its name, else TSV), jsonl, columns (a word a line), squad.
+    layout: Literal["lines", "table", "jsonl", "columns", "squad"] | None = None  # None: as its name says
     output: Path = STANDARD  # an object a line; -: standard output
     skip_bad: bool = False  # count and go on where a line cannot be read
 
@@ -53,7 +55,7 @@ def predict(args: list[str]) -> None:
         raise UserError(f"{parsed.model} {_why_not(model)}: take a model with the head of one task, as finetune writes")
     piped = parsed.input == STANDARD
     source = _standard_input() if piped else parsed.input
-    inputs = read_inputs(model.task, source, skip_bad=parsed.skip_bad, report=report)
+    inputs = read_inputs(model.task, source, skip_bad=parsed.skip_bad, report=report, layout=parsed.layout)
     with _opened(parsed.output) as file:
         while some := list(islice(inputs, TEXTS_AT_ONCE if piped else FILE_AT_ONCE)):
             for example, found in zip(some, model.predict_examples(some), strict=True):
@@ -107,7 +109,9 @@ class EvaluateArgs:
     data: Path  # for a run, a data set made with its tokenizer; for a fine-tuned model, a labelled file
     rows: int | None = None  # runs only: of the held-out rows, the first so many; None: all
     step: int | None = None  # runs only: a checkpoint; None: the newest
-    skip_bad: bool = False  # fine-tuned models only: count and go on where a line cannot be read
+    # Fine-tuned models only: of the labelled file. None: as its name says.
+    layout: Literal["table", "jsonl", "columns", "squad"] | None = None
+    skip_bad: bool = False  # likewise: count and go on where a line cannot be read
     table: bool = False  # for people
 
 
@@ -119,8 +123,9 @@ def evaluate(args: list[str]) -> None:
     model = load_model(parsed.run, parsed.step)
     if isinstance(model, FineTuned):
         _evaluate_task(parsed, model)
-    elif parsed.skip_bad:
-        raise UserError("--skip-bad is for labelled files, and a data set has no bad lines: leave it out")
+    elif parsed.skip_bad or parsed.layout is not None:
+        option = "--skip-bad" if parsed.skip_bad else "--layout"
+        raise UserError(f"{option} is for labelled files, and a data set is none: leave it out")
     else:
         _evaluate_run(parsed, model)
 
@@ -147,7 +152,7 @@ def _evaluate_task(args: EvaluateArgs, model: "FineTuned") -> None:
         raise UserError(f"--rows is for pre-training runs, and {args.run} is a fine-tuned model: leave it out")
     if args.data.is_dir():
         raise UserError(f"{args.data} is a folder: name the labelled file in it that {args.run} is to be measured on")
-    examples = read_examples(model.task, args.data, skip_bad=args.skip_bad, report=report)
+    examples = read_examples(model.task, args.data, skip_bad=args.skip_bad, report=report, layout=args.layout)
     if args.table:
         return Console().print(_table(model, examples))
     about = {"model": str(args.run), "task": model.task.name, "data": str(args.data), "examples": len(examples)}

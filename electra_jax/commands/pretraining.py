@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from electra_jax.commands.opening import report
 from electra_jax.commands.parsing import parse
 from electra_jax.config import PrepareConfig, PretrainConfig, load_preset, with_objective
 from electra_jax.errors import UserError
@@ -21,8 +21,8 @@ def prepare(args: list[str]) -> None:
     from electra_jax.text.prepare import prepare as run
     from electra_jax.text.prepare import report_table
 
-    report = run(parse(PrepareConfig, "prepare", args, prepare.__doc__), progress=True)
-    Console().print(report_table(report))
+    prepared = run(parse(PrepareConfig, "prepare", args, prepare.__doc__), progress=True)
+    Console().print(report_table(prepared))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def pretrain(args: list[str]) -> None:
     try:
         draw_curves(parsed.workdir)
     except ImportError as error:
-        print(f"electra-jax: no curves.png is drawn, because {error.name} is not installed", file=sys.stderr)
+        report(f"no curves.png is drawn, because {error.name} is not installed")
 
 
 @dataclass(frozen=True, kw_only=True)

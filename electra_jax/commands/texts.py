@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
+from electra_jax.commands.opening import load_model
 from electra_jax.commands.parsing import parse
 from electra_jax.errors import UserError
 
@@ -109,10 +110,3 @@ def _texts(args: TextArgs) -> Iterator[str]:
                 yield text
     if not found:
         raise UserError(f"{where} holds no text: give at least one line with a word in it")
-
-
-def load_model(run: Path, step: int | None) -> "Pretrained":
-    """What a folder holds; of a task's head, a `FineTuned`."""
-    from electra_jax.finetune.loading import load
-
-    return load(run, step, report=lambda sentence: print(f"electra-jax: {sentence}", file=sys.stderr))

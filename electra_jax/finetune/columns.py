@@ -1,56 +1,66 @@
 """Column files as CoNLL's: a word a line with its tag in a column, a blank line between sentences."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import TaggedExample
-from electra_jax.finetune.lines import Refusals, check_decoded, numbered_lines, place
+from electra_jax.finetune.lines import Refusals, check_decoded, place
 from electra_jax.finetune.records import checked_tags
 from electra_jax.finetune.task import Task
 
 
-def read_columns(task: Task, path: Path, labelled: bool, refusals: Refusals) -> Iterator[TaggedExample]:
-    """The sentences of a file. The word is the first column; -DOCSTART- lines are passed over.
+def read_columns(
+    task: Task, lines: Iterable[tuple[int, str]], name: str, labelled: bool, refusals: Refusals
+) -> Iterator[TaggedExample]:
+    """The sentences of a file's lines. -DOCSTART- lines are passed over, and comments as CoNLL-U has them.
 
     A bad line takes its sentence with it, for without it the others' tags would stand in another one.
     """
     width: int | None = None
-    for lines in _sentences(path):
+    for sentence in _sentences(lines):
         try:
-            for number, line in lines:
-                cells = _cells(line, place(path, number))
+            for number, line in sentence:
+                cells = _cells(line, place(name, number))
                 width = width or len(cells)
                 if len(cells) != width:
-                    raise UserError(f"{place(path, number)} has {len(cells)} columns where {width} were expected")
-            yield _sentence(task, path, lines, labelled)
+                    raise UserError(f"{place(name, number)} has {len(cells)} columns where {width} were expected")
+            yield _sentence(task, name, sentence, labelled)
         except UserError as error:
             refusals.take(error)
 
 
-def _sentence(task: Task, path: Path, lines: list[tuple[int, str]], labelled: bool) -> TaggedExample:
-    wheres = [place(path, number) for number, _ in lines]
+def _sentence(task: Task, name: str, lines: list[tuple[int, str]], labelled: bool) -> TaggedExample:
+    wheres = [place(name, number) for number, _ in lines]
     rows = [_cells(line, where) for (_, line), where in zip(lines, wheres, strict=True)]
-    words = tuple(row[0] for row in rows)
+    width = len(rows[0])
+    of_word, of_tag = task.word_column, task.tag_column
+    if not -width <= of_word < width:
+        raise UserError(f"{wheres[0]} has {width} columns, and the word is looked for in column {of_word}")
+    words = tuple(row[of_word] for row in rows)
     if not labelled:
         return TaggedExample(words, None, wheres[0])
-    column, width = task.tag_column, len(rows[0])
-    if not -width <= column < width or column % width == 0:  # the first one holds the words
-        raise UserError(f"{wheres[0]} has {width} columns, and the tag is looked for in column {column}")
-    return TaggedExample(words, checked_tags(task, [row[column] for row in rows], wheres), wheres[0])
+    if not -width <= of_tag < width or of_tag % width == of_word % width:
+        raise UserError(f"{wheres[0]} has {width} columns, and the tag is looked for in column {of_tag}")
+    return TaggedExample(words, checked_tags(task, [row[of_tag] for row in rows], wheres), wheres[0])
 
 
-def _sentences(path: Path) -> Iterator[list[tuple[int, str]]]:
+def _sentences(lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
     held: list[tuple[int, str]] = []
-    for number, line in numbered_lines(path):
+    for number, line in lines:
         if line.strip() and not line.startswith("-DOCSTART-"):
             held.append((number, line))
         elif held:
-            yield held
+            yield _without_comments(held)
             held = []
     if held:
-        yield held
+        yield _without_comments(held)
+
+
+def _without_comments(sentence: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Between columns of tabs a line that begins with # and has none is a comment; else # may be a word."""
+    words = [(number, line) for number, line in sentence if not line.startswith("#") or "\t" in line]
+    return words if words and all("\t" in line for _, line in words) else sentence
 
 
 def _cells(line: str, where: str) -> list[str]:

@@ -1,12 +1,13 @@
 """All of a task's data: from a folder of its files, or through TFDS."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import Example, QuestionExample
-from electra_jax.finetune.reading import read_examples, with_labels
+from electra_jax.finetune.reading import read_examples, with_labels, with_range
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import find_files
 from electra_jax.finetune.tfds import held_out_splits, read_tfds
@@ -37,6 +38,7 @@ def read_data(
         dev = {name: read_tfds(task, split, folder, skip_bad, report) for name, split in splits.items()}
         return Data(task, train, dev, {})
     files = find_files(task, Path(data).expanduser(), training)
+    read = partial(read_examples, skip_bad=skip_bad, report=report, layout=task.layout)
     if task.layout == "squad":
         expected = {task.train: files.train, **dict(zip(task.dev, files.dev.values(), strict=True))}
         for name, path in expected.items():
@@ -44,15 +46,15 @@ def read_data(
                 report(f"{path} stands in for {name}")
     train = []
     if training and files.train is not None:
-        train = read_examples(task, files.train, skip_bad=skip_bad, report=report)
-        task = with_labels(task, train)
+        train = read(task, files.train)
+        task = with_range(with_labels(task, train), train)
         if task.answerability and not any(isinstance(e, QuestionExample) and e.is_impossible for e in train):
             raise UserError(
                 f"every question of {files.train} has an answer, so there is nothing to learn for {task.name}: name a "
                 "training file with impossible ones, or a task without answerability, as squad1"
             )
-    dev = {name: read_examples(task, path, skip_bad=skip_bad, report=report) for name, path in files.dev.items()}
-    test = {name: read_examples(task, path, skip_bad=skip_bad, report=report) for name, path in files.test.items()}
+    dev = {name: read(task, path) for name, path in files.dev.items()}
+    test = {name: read(task, path) for name, path in files.test.items()}
     return Data(task, train, dev, test)
 
 

@@ -136,13 +136,14 @@ def _labels(task: Task, examples: Sequence[TextExample], encoded: Encoded) -> di
 
 def _scaled(task: Task, example: TextExample) -> float:
     assert example.label is not None
-    score = (float(example.label) - task.low) / (task.high - task.low)
-    if task.bounded and not -_ROUND <= score <= 1 + _ROUND:
+    (low, high), (lowest, highest) = task.scale, task.bounds
+    score, slack = float(example.label), _ROUND * (high - low)
+    if not lowest - slack <= score <= highest + slack:
         raise UserError(
-            f"{example.where} has the score {example.label}, but {task.name} has scores of {task.low:g} to "
-            f"{task.high:g}: mend it, or set the task's low and high"
+            f"{example.where} has the score {example.label}, but {task.name} has scores of {lowest:g} to "
+            f"{highest:g}: mend it, or set the task's low and high"
         )
-    return score
+    return (score - low) / (high - low)
 
 
 def _number(numbers: dict[str, int], label: str, where: str) -> int:

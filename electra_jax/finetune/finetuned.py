@@ -1,6 +1,5 @@
 """A fine-tuned model, ready for use: texts in, typed answers out."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +27,6 @@ from electra_jax.pretrain.pretrained import Pretrained
 
 # A text; a pair of texts, or a question and its context; the words of a sentence.
 Text = str | tuple[str, str] | Sequence[str]
-# The name of a task that was fine-tuned elsewhere, of which only the head is known.
-IMPORTED = "imported"
 
 # Rows computed at once, the smallest that holds them all.
 BATCHES = (1, 8, 64)
@@ -97,9 +94,7 @@ class FineTuned(Pretrained):
         is_one = isinstance(given, str) or not isinstance(given, Sequence)
         if task.kind == "tagging":
             return example_of(task, {"raw": given} if is_one else {"text": list(given)}, where, labelled=False)
-        if task.name == IMPORTED and not is_one and task.kind != "question_answering":
-            task = dataclasses.replace(task, pair="pair")
-        takes_pairs = task.kind == "question_answering" or task.pair is not None
+        takes_pairs = not is_one if task.pair_optional else task.kind == "question_answering" or task.pair is not None
         if is_one == takes_pairs or (takes_pairs and len(given) != 2):
             pair = "a question and its context" if task.kind == "question_answering" else "a pair of texts"
             raise UserError(f"{where} must be {pair if takes_pairs else 'one string'}: that is what {task.name} takes")

@@ -22,6 +22,8 @@ from electra_jax.settings import from_json, to_json
 SETTINGS, RESULTS, MEMBERS = "finetune.json", "results.json", "members.json"
 START, CHUNKS, TRAINING, CHECKPOINTS = "start", "members", "training", "checkpoints"
 PLACES = ("model", "like", "task.train", "task.dev", "task.test")
+# How files are read: what was read of them has its checksum.
+READ_BY = ("task.layout", "task.text", "task.pair", "task.label", "task.leave_out_broken")
 
 
 def create(out: Path, config: FinetuneConfig, origin: dict[str, Any]) -> None:
@@ -109,4 +111,5 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
             found |= inner
     # Where things lie today is no setting of the result: their checksums are.
-    return {name: value for name, value in found.items() if name not in PLACES or value == "none"}
+    kept = {name: value for name, value in found.items() if name not in READ_BY}
+    return {name: value for name, value in kept.items() if name not in PLACES or value == "none"}

@@ -10,18 +10,23 @@ _BLOCK = 2**20
 _HINT = "mend it, or leave such places out with --skip-bad"
 
 
+class BrokenRow(UserError):
+    """A row of the wrong width or with a blank text, which some tasks leave out unasked."""
+
+
 @dataclass
 class Refusals:
     """What becomes of a place that cannot be read: it ends the reading, or it is counted and left out."""
 
     skip: bool
     hint: str = _HINT
+    skip_broken: bool = False
     count: int = 0
     first: str = ""
 
     def take(self, error: UserError) -> None:
         """Raises the error with the hint, unless such places are to be skipped."""
-        if not self.skip:
+        if not (self.skip or (self.skip_broken and isinstance(error, BrokenRow))):
             raise UserError(f"{error}: {self.hint}") from None
         self.first = self.first or str(error)
         self.count += 1

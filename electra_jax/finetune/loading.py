@@ -5,13 +5,15 @@ from pathlib import Path
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.evaluation import NO_ANSWER_THRESHOLD
-from electra_jax.finetune.finetuned import IMPORTED, FineTuned
+from electra_jax.finetune.finetuned import FineTuned
 from electra_jax.finetune.folder import RESULTS, SETTINGS, read_progress, read_settings
-from electra_jax.finetune.task import METRICS, Kind, Layout, Task
+from electra_jax.finetune.task import METRICS, Kind, Task
 from electra_jax.networks import TaskConfig
 from electra_jax.pretrain.loading import load as load_pretrained
 from electra_jax.pretrain.pretrained import Pretrained
 
+# The name of a task that was fine-tuned elsewhere, of which only the head is known.
+IMPORTED = "imported"
 KINDS: dict[str, Kind] = {"token_classification": "tagging", "question_answering": "question_answering"}
 
 
@@ -69,15 +71,16 @@ def task_of(head: TaskConfig) -> Task | None:
         return None
     labels = () if kind in ("regression", "question_answering") else head.labels
     chunks = kind == "tagging" and all(label == "O" or label[:2] in ("B-", "I-") for label in labels)
-    layout: Layout = "squad" if kind == "question_answering" else "columns" if kind == "tagging" else "table"
     metrics = METRICS[kind] if chunks else METRICS[kind][:1]
     if kind == "tagging" and not chunks:
         metrics = ("accuracy",)
     return Task(
         name=IMPORTED,
         kind=kind,
-        layout=layout,
         metrics=metrics,
         labels=labels,
         scheme="iob2" if chunks else "none",
+        # Whether it learned texts or pairs, and from which scores, no head says.
+        pair_optional=kind in ("classification", "regression"),
+        bounded=False,
     )

@@ -2,31 +2,36 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from electra_jax.errors import UserError
-from electra_jax.finetune import tables
 from electra_jax.finetune.columns import read_columns
 from electra_jax.finetune.examples import Example, TaggedExample, TextExample
+from electra_jax.finetune.layouts import InputLayout, first_line, layout_of
 from electra_jax.finetune.lines import Refusals, check_decoded, numbered_lines, place
 from electra_jax.finetune.records import example_of, with_different_ids
 from electra_jax.finetune.squad_files import read_squad
-from electra_jax.finetune.task import Task
+from electra_jax.finetune.tables import USUAL, read_json_lines, read_table
+from electra_jax.finetune.task import Layout, Task
 
 STANDARD_INPUT = "standard input"
 
 
 def read_examples(
-    task: Task, path: Path, labelled: bool = True, skip_bad: bool = False, report: Callable[[str], None] = print
+    task: Task,
+    path: Path,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = print,
+    layout: Layout | None = None,
 ) -> list[Example]:
-    """The examples of a file in the task's layout, in the file's order.
+    """The labelled examples of a file, in its order; its name says its layout, unless it is given.
 
     Raises UserError with file and line for the first that is not right; with `skip_bad` such places are counted, left
     out and reported once. A missing column or a file without examples ends the reading all the same.
     """
-    refusals = Refusals(skip_bad)
-    examples = list(_read(task, path, labelled, refusals))
+    refusals = Refusals(skip_bad, skip_broken=task.leave_out_broken)
+    examples = list(_read(task, path, str(path), True, layout, refusals))
     _check_held(bool(examples), str(path), refusals, report)
     return examples
 
@@ -37,41 +42,43 @@ def read_inputs(
     name: str = STANDARD_INPUT,
     skip_bad: bool = False,
     report: Callable[[str], None] = print,
+    layout: InputLayout | None = None,
 ) -> Iterator[Example]:
     """What to predict for, without labels, as it is read: a file, or lines of which `name` says whose they are.
 
-    JSONL, TSV and CSV are told by the file's name; JSON lines by the first line's being an object. Other lines are a
-    text each, which a task of one text takes. Blank lines are passed over.
+    Unless the layout is given, a file's name says it, and of lines the first one: an object begins JSON lines. Other
+    lines are a text each, which a task of one text takes. Blank lines are passed over.
     """
     refusals = Refusals(skip_bad)
-    if isinstance(source, Path):
-        name, suffix = str(source), source.suffix.lower()
-        if suffix in tables.SUFFIXES and (task.layout != "squad" or suffix != ".json"):
-            found = with_different_ids(tables.read_table(task, source, False, refusals), refusals)
-        elif task.layout == "squad" or (task.layout == "columns" and suffix != ".txt"):
-            found = _read(task, source, False, refusals)
-        else:
-            found = _plain(task, numbered_lines(source), name, refusals)
-    else:
-        found = _lines(task, source, name, refusals)
-    held = False
-    for example in found:
+    name, held = str(source) if isinstance(source, Path) else name, False
+    for example in _read(task, source, name, False, layout, refusals):
         held = True
         yield example
     _check_held(held, name, refusals, report)
 
 
-def _lines(task: Task, source: Iterable[str], name: str, refusals: Refusals) -> Iterator[Example]:
-    lines = ((number, line) for number, line in enumerate(source, 1) if line.strip())
-    first = next(lines, None)
-    if first is None:
-        return
-    number, line = first[0], first[1].removeprefix("\ufeff")
-    every = chain([(number, line)], lines)
-    if line.lstrip().startswith("{"):
-        yield from with_different_ids(tables.read_json_lines(task, every, name, False, refusals), refusals)
-    else:
-        yield from _plain(task, every, name, refusals)
+def _read(
+    task: Task,
+    source: Path | Iterable[str],
+    name: str,
+    labelled: bool,
+    layout: InputLayout | None,
+    refusals: Refusals,
+) -> Iterator[Example]:
+    path = source if isinstance(source, Path) else None
+    first, lines = first_line(numbered_lines(source) if isinstance(source, Path) else enumerate(source, 1))
+    match layout_of(task, path, first, labelled, layout):
+        case "lines":
+            return _plain(task, lines, name, refusals)
+        case "columns":
+            return read_columns(task, lines, name, labelled, refusals)
+        case "squad":
+            return read_squad(task, lines, name, labelled, refusals)
+        case "jsonl":
+            return with_different_ids(read_json_lines(task, lines, name, labelled, refusals), refusals)
+        case "table":
+            comma = path is not None and path.suffix.lower() == ".csv"
+            return with_different_ids(read_table(task, lines, name, comma, labelled, refusals), refusals)
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -107,19 +114,26 @@ def with_labels(task: Task, train_examples: Sequence[Example]) -> Task:
     return replace(task, labels=labels)
 
 
-def _read(task: Task, path: Path, labelled: bool, refusals: Refusals) -> Iterator[Example]:
-    if task.layout == "columns" and path.suffix.lower() not in tables.JSON_SUFFIXES:
-        return read_columns(task, path, labelled, refusals)
-    if task.layout == "squad":
-        return read_squad(task, path, labelled, refusals)
-    if path.suffix.lower() not in (*tables.SUFFIXES, ".txt"):
-        raise UserError(f"{path} is none of {', '.join(tables.SUFFIXES)}: rename it to what it is, or convert it")
-    return with_different_ids(tables.read_table(task, path, labelled, refusals), refusals)
+def with_range(task: Task, train_examples: Sequence[Example]) -> Task:
+    """The task with the range of its training examples' scores, where it needs one and does not give it.
+
+    Only what was given bounds other scores. Raises UserError where the scores are all the same.
+    """
+    if task.kind != "regression" or None not in (task.low, task.high):
+        return task
+    scores = [example.label for example in train_examples if isinstance(example, TextExample)]
+    found = [score for score in scores if isinstance(score, float)]
+    low = min(found) if task.low is None else task.low
+    high = max(found) if task.high is None else task.high
+    if low >= high:
+        raise UserError(f"{task.train}: every score is {low:g}: give low and high, or scores that differ")
+    given: bool | Literal["low", "high"] = "low" if task.low is not None else "high" if task.high is not None else False
+    return replace(task, low=low, high=high, bounded=task.bounded and given)
 
 
 def _plain(task: Task, lines: Iterable[tuple[int, str]], name: str, refusals: Refusals) -> Iterator[Example]:
-    if task.pair is not None or task.kind == "question_answering":
-        names = [tables.USUAL[task.kind][role][0] for role in ("text", "pair")]
+    if (task.pair is not None and not task.pair_optional) or task.kind == "question_answering":
+        names = [USUAL[task.kind][role][0] for role in ("text", "pair")]
         raise UserError(
             f"{name} holds plain lines, and {task.name} takes two texts: give JSON lines with {names[0]!r} and "
             f"{names[1]!r}"

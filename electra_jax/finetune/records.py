@@ -6,7 +6,7 @@ from typing import Any
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.lines import Refusals, listed
+from electra_jax.finetune.lines import BrokenRow, Refusals, listed
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.words import split_at_spaces, split_words
 
@@ -27,8 +27,10 @@ def example_of(task: Task, fields: Mapping[str, Any], where: str, labelled: bool
 
 def text_of(task: Task, fields: Mapping[str, Any], where: str, labelled: bool) -> TextExample:
     """A text or a pair with its label or score."""
-    text = checked_text(fields["text"], f"the {'first ' if task.pair is not None else ''}text", where)
-    pair = checked_text(fields["pair"], "the second text", where) if task.pair is not None else None
+    second = fields.get("pair")
+    is_pair = second is not None if task.pair_optional else task.pair is not None
+    text = checked_text(fields["text"], f"the {'first ' if is_pair else ''}text", where, BrokenRow)
+    pair = checked_text(second, "the second text", where, BrokenRow) if is_pair else None
     label: str | float | None = None
     if labelled:
         read = score_of if task.kind == "regression" else label_of
@@ -75,12 +77,12 @@ def question_of(task: Task, fields: Mapping[str, Any], where: str, labelled: boo
     return QuestionExample(name, question, context, answers, impossible, where)
 
 
-def checked_text(value: Any, what: str, where: str) -> str:
+def checked_text(value: Any, what: str, where: str, if_blank: type[UserError] = UserError) -> str:
     """A text that is not blank and that UTF-8 can spell."""
     if not isinstance(value, str):
         raise UserError(f"{where}: {what} is not a text but {_type(value)}")
     if not value.strip():
-        raise UserError(f"{where}: {what} is empty")
+        raise if_blank(f"{where}: {what} is empty")
     if "\0" in value or not (value.isascii() or _is_unicode(value)):
         raise UserError(f"{where}: {what} holds a NUL or half of a surrogate pair, which is no text")
     return value
@@ -103,8 +105,9 @@ def score_of(value: Any, task: Task, where: str) -> float:
         raise UserError(f"{where}: the score {_short(value)} is not a number") from None
     if not math.isfinite(score):
         raise UserError(f"{where}: the score {_short(value)} is not a finite number")
-    if task.bounded and not task.low <= score <= task.high:
-        raise UserError(f"{where}: the score {_short(value)} is not within the task's {task.low:g} to {task.high:g}")
+    low, high = task.bounds
+    if not low <= score <= high:
+        raise UserError(f"{where}: the score {_short(value)} is not within the task's {low:g} to {high:g}")
     return score
 
 

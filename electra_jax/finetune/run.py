@@ -113,4 +113,4 @@ def _story(config: FinetuneConfig, best: MemberResult) -> dict[str, Any]:
     measured = {name: best.final[name] for name in metrics_of([best]) if math.isfinite(best.final[name])}
     about = {"task": task.name, "kind": task.kind, "from": config.model, **best.member._asdict()}
     about |= {"epochs": config.epochs, "length": config.length, "metric": main_metric(config), "measured": measured}
-    return about | ({"range": [task.low, task.high]} if task.kind == "regression" else {})
+    return about | ({"range": list(task.scale)} if task.kind == "regression" else {})

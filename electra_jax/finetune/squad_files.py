@@ -1,34 +1,35 @@
 """SQuAD's own JSON, 1.1 and 2.0."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import Example
-from electra_jax.finetune.lines import Refusals, check_decoded, numbered_lines, place
+from electra_jax.finetune.lines import Refusals, check_decoded, place
 from electra_jax.finetune.records import question_of, with_different_ids
 from electra_jax.finetune.task import Task
 
 
-def read_squad(task: Task, path: Path, labelled: bool, refusals: Refusals) -> Iterator[Example]:
-    """The questions of a file in its order. Such a file has few lines, so a question's place is its id.
+def read_squad(
+    task: Task, lines: Iterable[tuple[int, str]], name: str, labelled: bool, refusals: Refusals
+) -> Iterator[Example]:
+    """The questions of a file's lines, in its order. Such a file has few lines, so a question's place is its id.
 
     Raises UserError where the file is not laid out as SQuAD's.
     """
-    yield from with_different_ids(_questions(task, path, labelled, refusals), refusals)
+    yield from with_different_ids(_questions(task, _load(lines, name), name, labelled, refusals), refusals)
 
 
-def _questions(task: Task, path: Path, labelled: bool, refusals: Refusals) -> Iterator[Example]:
-    for at, article in enumerate(_list(_load(path), "data", str(path))):
-        where = f"{path}, data[{at}]"
+def _questions(task: Task, held: Any, name: str, labelled: bool, refusals: Refusals) -> Iterator[Example]:
+    for at, article in enumerate(_list(held, "data", name)):
+        where = f"{name}, data[{at}]"
         for number, paragraph in enumerate(_list(article, "paragraphs", where)):
             inside = f"{where}.paragraphs[{number}]"
             for position, question in enumerate(_list(paragraph, "qas", inside)):
                 try:
                     fields = _fields(paragraph, question, labelled, f"{inside}.qas[{position}]")
-                    yield question_of(task, fields, f"{path}, question {fields['id']}", labelled)
+                    yield question_of(task, fields, f"{name}, question {fields['id']}", labelled)
                 except UserError as error:
                     refusals.take(error)
 
@@ -46,18 +47,18 @@ def _fields(paragraph: dict[str, Any], question: Any, labelled: bool, where: str
     return fields
 
 
-def _load(path: Path) -> Any:
-    lines = []
-    for number, line in numbered_lines(path):
-        check_decoded(line, place(path, number))
-        lines.append(line)
+def _load(lines: Iterable[tuple[int, str]], name: str) -> Any:
+    held = []
+    for number, line in lines:
+        check_decoded(line, place(name, number))
+        held.append(line)
     try:
-        return json.loads("".join(lines))
+        return json.loads("".join(held))
     except json.JSONDecodeError as error:
-        where = f"{place(path, error.lineno)}, column {error.colno}"
+        where = f"{place(name, error.lineno)}, column {error.colno}"
         raise UserError(f"{where} is not JSON ({error.msg}): fetch the file again, or mend it") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path} is not JSON that can be read: fetch the file again, or mend it") from None
+        raise UserError(f"{name} is not JSON that can be read: fetch the file again, or mend it") from None
 
 
 def _list(value: Any, name: str, where: str) -> list[Any]:

@@ -80,7 +80,8 @@ def answer(model: Electra, task: Task, special: SpecialTokens, params: Any, ids:
         return spans if logits.no_answer is None else {**spans, "no_answer": spans["null"]}
     scores: Any = apply(method=Electra.task_logits)
     if task.kind == "regression":
-        return {"scores": task.low + (task.high - task.low) * scores[:, 0]}
+        low, high = task.scale
+        return {"scores": low + (high - low) * scores[:, 0]}
     probabilities = jax.nn.softmax(scores)
     if task.kind == "tagging":
         return {"tag": probabilities.argmax(-1), "probability": probabilities.max(-1)}

@@ -2,28 +2,26 @@
 
 import csv
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import Example
-from electra_jax.finetune.lines import Refusals, check_decoded, listed, numbered_lines, place
+from electra_jax.finetune.lines import BrokenRow, Refusals, check_decoded, listed, place
 from electra_jax.finetune.records import example_of
 from electra_jax.finetune.task import Kind, Task
 
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-SUFFIXES = (".tsv", ".csv", *JSON_SUFFIXES)
+RAW = "text"  # what is to be tagged comes under this name as people write it, under another one word by word
 # What the fields are called where nobody said it: in records to predict, which need not copy the training file.
 USUAL: dict[Kind, dict[str, tuple[str, ...]]] = {
     "classification": {"text": ("text", "sentence"), "pair": ("pair",), "label": ("label",)},
-    "regression": {"text": ("text", "sentence"), "pair": ("pair",), "label": ("score",)},
-    "tagging": {"text": ("words", "tokens"), "label": ("tags",)},
+    "regression": {"text": ("text", "sentence"), "pair": ("pair",), "label": ("score", "label")},
+    "tagging": {"text": ("words", "tokens", RAW), "label": ("tags", "label")},
     "question_answering": {"text": ("question",), "pair": ("context",), "label": ("answer", "answers")},
 }
-RAW = "text"  # what is to be tagged comes under this name as people write it, under another one word by word
+_HEADER_HINT = "mend it, for it names the columns"
 _MAX_FIELD = 2**24  # characters; Python's csv stops at 131,072 otherwise
-_DEFAULTS = (Task.text, Task.pair, Task.label)
 
 
 class Field(NamedTuple):
@@ -38,24 +36,21 @@ class Field(NamedTuple):
         return "raw" if name == self.raw else self.role
 
 
-def read_table(task: Task, path: Path, labelled: bool, refusals: Refusals) -> Iterator[Example]:
-    """The examples of a file, one a record. A record's place is the line where it begins.
+def read_table(
+    task: Task, lines: Iterable[tuple[int, str]], name: str, comma: bool, labelled: bool, refusals: Refusals
+) -> Iterator[Example]:
+    """The examples of CSV's or TSV's lines, one a record. A record's place is the line where it begins.
 
-    Raises UserError where a column is missing.
+    Raises UserError where the header is bad or lacks a column, for by another line's names no record could be read.
     """
-    if path.suffix.lower() in JSON_SUFFIXES:
-        yield from read_json_lines(task, numbered_lines(path), str(path), labelled, refusals)
-        return
-    rows = _rows(task, path, refusals)
+    rows = _rows(task, lines, name, comma, refusals)
     first = next(rows, None)
     if first is None:
         return
     header, rest = _header(task, first, rows, labelled)
-    columns = _columns(task, header, path, labelled)
+    columns = _columns(task, header, first[0], labelled)
     for where, row in rest:
         try:
-            if len(row) != len(header):
-                raise UserError(f"{where} has {_count(row)} where {_count(header)} were expected")
             yield example_of(task, {role: row[column] for role, column in columns.items()}, where, labelled)
         except UserError as error:
             refusals.take(error)
@@ -104,18 +99,17 @@ def _wanted(task: Task, labelled: bool, by_name: bool) -> list[Field]:
     def names(role: str, given: str | None) -> tuple[str, ...]:
         if given is None:
             return usual[role]
+        if by_name and given.isdecimal():  # a column's number is no name
+            return (*usual[role], given)
         # A name that somebody chose is the only one, or a slip of the pen would train on another column.
-        chosen = given not in _DEFAULTS and not (by_name and given.isdecimal())
-        if chosen:
-            return (given,) if labelled else (given, *usual[role])
-        return (*usual[role], given)
+        return (given,) if labelled else (given, *usual[role])
 
     text = names("text", task.text)
     wanted = [Field("text", text, True), Field("id", ("id",), False)]
     if task.kind == "tagging" and not labelled:
         wanted[0] = Field("text", tuple(dict.fromkeys((*text, RAW))), True, RAW)
-    if task.pair is not None or task.kind == "question_answering":
-        wanted.append(Field("pair", names("pair", task.pair), True))
+    if task.pair is not None or task.pair_optional or task.kind == "question_answering":
+        wanted.append(Field("pair", names("pair", task.pair), not task.pair_optional))
     if labelled:
         wanted.append(Field("label", names("label", task.label), True))
     if labelled and task.kind == "question_answering":
@@ -123,38 +117,64 @@ def _wanted(task: Task, labelled: bool, by_name: bool) -> list[Field]:
     return wanted
 
 
-def _rows(task: Task, path: Path, refusals: Refusals) -> Iterator[tuple[str, list[str]]]:
-    """Where each row begins, and its cells; blank lines are passed over."""
-    comma = path.suffix.lower() == ".csv"
-    if not (comma or task.quoted):
-        for number, line in numbered_lines(path):
-            where = place(path, number)
-            if _decoded(line, where, refusals):
-                yield where, line.rstrip("\r\n").split("\t")
-        return
-    csv.field_size_limit(_MAX_FIELD)
-    reader = csv.reader((line for _, line in numbered_lines(path)), delimiter="," if comma else "\t", strict=True)
+class _Lines:
+    """Lines for a reader that takes several for a row; those that it took in vain can be taken again."""
+
+    def __init__(self, lines: Iterable[tuple[int, str]]):
+        self.rest = iter(lines)
+        self.again: deque[tuple[int, str]] = deque()
+        self.taken: list[tuple[int, str]] = []  # since the row began
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.again.popleft() if self.again else next(self.rest)
+        self.taken.append(line)
+        return line[1]
+
+    def give_back(self) -> None:
+        """All lines of the row but its first one are to be taken again."""
+        self.again.extendleft(reversed(self.taken[1:]))
+
+
+def _rows(
+    task: Task, lines: Iterable[tuple[int, str]], name: str, comma: bool, refusals: Refusals
+) -> Iterator[tuple[str, list[str]]]:
+    """Where each row begins, and its cells, as many as the first row has; blank lines are passed over."""
+    held, width = _Lines(lines), 0
+    if comma or task.quoted:
+        csv.field_size_limit(_MAX_FIELD)
+        rows: Iterator[list[str]] = csv.reader(held, delimiter="," if comma else "\t", strict=True)
+    else:
+        rows = (line.rstrip("\r\n").split("\t") for line in held)
     while True:
-        where = place(path, reader.line_num + 1)
+        # What names the columns is never left out.
+        strict = Refusals(False, _HEADER_HINT) if task.header and not width else refusals
+        held.taken = []
         try:
-            row = next(reader, None)
+            row = next(rows, None)
         except csv.Error as error:
             why = str(error).split(" - ")[0]  # without advice to programmers
-            refusals.take(UserError(f"{where} is not CSV with its quotes in pairs ({why})"))
+            strict.take(UserError(f"{place(name, held.taken[0][0])} is not CSV with its quotes in pairs ({why})"))
+            held.give_back()
             continue
         if row is None:
             return
-        if _decoded("\n".join(row), where, refusals):
-            yield where, row
-
-
-def _decoded(line: str, where: str, refusals: Refusals) -> bool:
-    try:
-        check_decoded(line, where)
-    except UserError as error:
-        refusals.take(error)
-        return False
-    return bool(line.strip())
+        where, text = place(name, held.taken[0][0]), "\n".join(row)
+        try:
+            check_decoded(text, where)
+            if not text.strip():
+                continue
+            if width and len(row) != width:
+                # A quote that nobody closed may have been closed by another row's.
+                held.give_back()
+                raise BrokenRow(f"{where} has {_count(len(row))} where {_count(width)} were expected")
+        except UserError as error:
+            strict.take(error)
+            continue
+        width = len(row)
+        yield where, row
 
 
 def _header(
@@ -173,23 +193,23 @@ def _header(
     return [str(number) for number in range(len(names))], all_rows()
 
 
-def _columns(task: Task, header: list[str], path: Path, labelled: bool) -> dict[str, int]:
+def _columns(task: Task, header: list[str], where: str, labelled: bool) -> dict[str, int]:
     columns = {}
     for field in _wanted(task, labelled, by_name=False):
         name = next((name for name in field.names if name in header), None)
         number = field.names[0]
         if name is not None:
             if header.count(name) > 1:
-                raise UserError(f"{place(path, 1)} has more than one column {name!r}: rename all but one")
+                raise UserError(f"{where} has more than one column {name!r}: rename all but one")
             columns[field.role_under(name)] = header.index(name)
         elif number.isdecimal() and int(number) < len(header):
             columns[field.role] = int(number)
         elif field.needed:
             raise UserError(
-                f"{place(path, 1)} has no column {field.names[0]!r}, for it has {listed(header)}: name the right column"
+                f"{where} has no column {field.names[0]!r}, for it has {listed(header)}: name the right column"
             )
     return columns
 
 
-def _count(row: list[str]) -> str:
-    return "1 column" if len(row) == 1 else f"{len(row)} columns"
+def _count(width: int) -> str:
+    return "1 column" if width == 1 else f"{width} columns"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from electra_jax.errors import UserError
+from electra_jax.finetune.layouts import SUFFIXES
 from electra_jax.finetune.lines import check_decoded, listed, numbered_lines, place
-from electra_jax.finetune.tables import SUFFIXES
-from electra_jax.finetune.task import Task
+from electra_jax.finetune.task import Task, with_usual
 from electra_jax.settings import from_json
 
 _TRUTH = ("0", "1")
@@ -29,6 +29,7 @@ def _glue(
     header: bool = True,
     epochs: float = 3.0,
     swap_pairs: bool = False,
+    leave_out_broken: bool = False,
 ) -> Task:
     return Task(
         name=name,
@@ -43,24 +44,14 @@ def _glue(
         header=header,
         epochs=epochs,
         swap_pairs=swap_pairs,
+        leave_out_broken=leave_out_broken,
     )
 
 
 def _squad(name: str, version: str, answerability: bool) -> Task:
-    return Task(
-        name=name,
-        kind="question_answering",
-        layout="squad",
-        metrics=("f1", "exact_match"),
-        train=f"train-{version}.json",
-        dev=(f"dev-{version}.json",),
-        text="question",
-        pair="context",
-        label="answers",
-        answerability=answerability,
-        epochs=2.0,
-        length=512,
-    )
+    files = {"train": f"train-{version}.json", "dev": (f"dev-{version}.json",)}
+    said = {"name": name, "kind": "question_answering", "layout": "squad", "answerability": answerability, **files}
+    return Task(**with_usual(said))
 
 
 _ALL = (
@@ -80,7 +71,8 @@ _ALL = (
         epochs=10.0,
         swap_pairs=True,
     ),
-    _glue("qqp", "question1", "question2", "is_duplicate", metrics=("accuracy", "f1")),
+    # Some of its rows lack columns, and some a question.
+    _glue("qqp", "question1", "question2", "is_duplicate", metrics=("accuracy", "f1"), leave_out_broken=True),
     _glue(
         "mnli",
         "sentence1",
@@ -152,7 +144,7 @@ def find_task(name_or_file: str) -> Task:
 
 
 def read_task(path: Path) -> Task:
-    """The task that a file describes: a JSON object of a Task's settings."""
+    """The task that a file describes: a JSON object of a Task's settings. What it leaves out is usual for its kind."""
     lines = []
     for number, line in numbered_lines(path):
         check_decoded(line, place(path, number))
@@ -164,7 +156,7 @@ def read_task(path: Path) -> Task:
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON that can be read: mend the task file") from None
     try:
-        return from_json(Task, values, where=str(path))
+        return from_json(Task, with_usual(values) if isinstance(values, dict) else values, where=str(path))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
 
@@ -210,13 +202,13 @@ def _other_names(task: Task, name: str) -> Iterator[str]:
         yield from (f"{path.stem}*.json", f"{path.stem.split('-')[0]}*.json")
     if task.layout == "columns":
         yield from _OTHER_NAMES.get(name, ())
-    if task.layout == "table":
+    if task.layout in (None, "table"):
         stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
         yield f"{glob.escape(stem)}.*"
 
 
 def _may_be(task: Task, path: Path) -> bool:
-    return task.layout != "table" or path.suffix.lower() in SUFFIXES
+    return task.layout not in (None, "table") or path.suffix.lower() in SUFFIXES
 
 
 def _named(files: dict[str, Path], role: str) -> dict[str, Path]:

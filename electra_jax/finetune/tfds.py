@@ -55,7 +55,7 @@ def read_tfds(
     builder = _builder(name, data_dir)
     if split not in builder.info.splits:
         raise UserError(f"{name} has no split {split!r}: it has {listed(builder.info.splits)}")
-    refusals, examples = Refusals(skip_bad), []
+    refusals, examples = Refusals(skip_bad, skip_broken=task.leave_out_broken), []
     names = _label_names(task, builder.info.features)
     for number, record in enumerate(_records(builder, split, name)):
         where = f"{name}, {split} example {number}"

@@ -15,16 +15,8 @@ from electra_jax.finetune.examples import QuestionExample, TaggedExample, TextEx
 from electra_jax.finetune.reading import labels_of, read_examples, read_inputs, with_labels
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import TASKS
+from tests.finetune.own_files import CHUNKS, PAIRS, QUESTIONS, SCORES, TAGS, TEXTS
 
-TEXTS = Task(name="texts", kind="classification", layout="table", metrics=("accuracy",))
-PAIRS = replace(TEXTS, name="pairs", pair="pair", labels=("0", "1"))
-SCORES = Task(name="scores", kind="regression", layout="table", metrics=("mse",), label="score", low=0.0, high=5.0)
-TAGS = Task(name="tags", kind="tagging", layout="table", metrics=("f1",), text="words", label="tags")
-CHUNKS = replace(TAGS, name="chunks", layout="columns", scheme="iob2")
-QUESTIONS = Task(
-    name="questions", kind="question_answering", layout="table", metrics=("f1",), text="question", pair="context",
-    label="answer", answerability=True,
-)  # fmt: skip
 SQUAD = replace(TASKS["squad2"], name="squad")
 
 # Everything that is a text in UTF-8: no lone surrogates, and no NUL, which we take for a binary file.

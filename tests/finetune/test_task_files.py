@@ -17,8 +17,19 @@ from electra_jax.finetune.examples import Answer, Example, QuestionExample, Tagg
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import TASKS, find_files, find_task
 from electra_jax.settings import to_json
+from tests.finetune.own_files import WHERE, squad, write
 
 BOM = "\ufeff"
+MNLI = (
+    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse\t"
+    "sentence1\tsentence2"
+)
+# Of MNLI's held-out files: five people's labels before the one that counts.
+MNLI_DEV = [
+    f"{MNLI}\tlabel1\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label",
+    "0\t1\t1c\tslate\t( A )\t( B )\t(A)\t(B)\tHe left.\tHe stayed.\tneutral\tcontradiction\tcontradiction\tneutral\t"
+    "contradiction\tcontradiction",
+]
 # A header (or none) and rows as the benchmark has them, and the text, the pair and the label of the last row.
 GLUE: dict[str, tuple[list[str], tuple[str, str | None, str | float]]] = {
     "cola": (["gj04\t1\t\tThey sailed.", 'gj04\t0\t*\tThey "drank the pub.'], ('They "drank the pub.', None, "0")),
@@ -38,8 +49,7 @@ GLUE: dict[str, tuple[list[str], tuple[str, str | None, str | float]]] = {
     "qqp": (["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "1\t2\t3\tWho?\tWhy?\t0"], ("Who?", "Why?", "0")),
     "mnli": (
         [
-            "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\t"
-            "sentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label",
+            f"{MNLI}\tlabel1\tgold_label",
             "0\t1\t1n\tfiction\t( A )\t( B )\t(A)\t(B)\tIt rains.\tIt is wet.\tneutral\tentailment",
         ],
         ("It rains.", "It is wet.", "entailment"),
@@ -54,19 +64,7 @@ CONLL = (
 CHUNKS = "He PRP B-NP\nreckons VBZ B-VP\nthe DT B-NP\ndeficit NN I-NP\n. . O\n"
 
 
-def squad(*questions: dict[str, object], context: str = "Normandy lies in France.") -> str:
-    return json.dumps({"version": "x", "data": [{"title": "", "paragraphs": [{"context": context, "qas": questions}]}]})
-
-
-WHERE = {"id": "a", "question": "Where?", "answers": [{"text": "France", "answer_start": 17}]}
 NOWHERE = {"id": "b", "question": "When?", "answers": [], "is_impossible": True}
-
-
-def write(folder: Path, files: dict[str, str]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
 
 
 @pytest.mark.parametrize("name", sorted(GLUE))
@@ -74,13 +72,19 @@ def test_glue_is_read_as_it_is_published(tmp_path: Path, name: str) -> None:
     lines, expected = GLUE[name]
     task = TASKS[name]
     for file in (task.train, *task.dev):
-        (tmp_path / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        held = MNLI_DEV if file.startswith("dev_m") else lines
+        (tmp_path / file).write_text("\n".join(held) + "\n", encoding="utf-8")
     data = read_data(task, str(tmp_path))
     assert len(data.train) == len(lines) - task.header
     last = data.train[-1]
     assert isinstance(last, TextExample)
     assert (last.text, last.pair, last.label) == expected
     assert last.where == f"{tmp_path / 'train.tsv'}, line {len(lines)}"
+    if name == "mnli":
+        expected = ("He left.", "He stayed.", "contradiction")
+    for examples in data.dev.values():
+        assert isinstance(examples[-1], TextExample)
+        assert (examples[-1].text, examples[-1].pair, examples[-1].label) == expected
     assert data.task == task
     assert list(data.dev) == (["dev_matched", "dev_mismatched"] if name == "mnli" else ["dev"])
     assert not data.test
@@ -153,7 +157,7 @@ def test_a_name_may_be_written_otherwise() -> None:
     [
         ("{\n'name': 1}", r"own\.json, line 2 is not JSON"),
         ("[" * 100_000, r"own\.json is not JSON that can be read"),
-        ('{"name": "x"}', r"own\.json: unknown settings \[\], missing settings \['kind', 'layout', 'metrics'\]"),
+        ('{"name": "x"}', r"own\.json: unknown settings \[\], missing settings \['kind'\]"),
         (
             '{"name": "x", "kind": "tagging", "layout": "columns", "metrics": ["bleu"]}',
             r"own\.json: .*no metric 'bleu'",
@@ -326,14 +330,14 @@ def test_ones_own_data(
     assert data.train[0] == expected._replace(**fields)
     assert data.dev["dev"] == data.test["test"] == data.train
     if kind == "regression":
-        assert (task.low, task.high) == (-2.0, 7.5)
+        assert (data.task.low, data.task.high) == (-2.0, 7.5)
 
 
 def test_scores_that_are_all_the_same_have_no_range(tmp_path: Path) -> None:
     path = write(tmp_path, {"a.tsv": "text\tscore\na\t1\nb\t1\n"}) / "a.tsv"
     with pytest.raises(UserError, match=r"a\.tsv: every score is 1: give low and high"):
-        describe_task("regression", path, [path])
-    assert describe_task("regression", path, [path], low=0.0, high=2.0).high == 2.0
+        read_data(describe_task("regression", path, [path]), ".")
+    assert read_data(describe_task("regression", path, [path], low=0.0, high=2.0), ".").task.scale == (0.0, 2.0)
 
 
 def test_a_file_of_no_known_layout_is_refused(tmp_path: Path) -> None:
