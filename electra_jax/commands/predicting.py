@@ -146,16 +146,19 @@ def _evaluate_run(args: EvaluateArgs, run: "Pretrained") -> None:
 
 
 def _evaluate_task(args: EvaluateArgs, model: "FineTuned") -> None:
+    from electra_jax.finetune.lines import noting
     from electra_jax.finetune.reading import read_examples
 
     if args.rows is not None:
         raise UserError(f"--rows is for pre-training runs, and {args.run} is a fine-tuned model: leave it out")
     if args.data.is_dir():
         raise UserError(f"{args.data} is a folder: name the labelled file in it that {args.run} is to be measured on")
-    examples = read_examples(model.task, args.data, skip_bad=args.skip_bad, report=report, layout=args.layout)
+    notes, tell = noting(report)
+    examples = read_examples(model.task, args.data, skip_bad=args.skip_bad, report=tell, layout=args.layout)
     if args.table:
         return Console().print(_table(model, examples))
-    about = {"model": str(args.run), "task": model.task.name, "data": str(args.data), "examples": len(examples)}
+    about: dict[str, Any] = {"model": str(args.run), "task": model.task.name, "data": str(args.data)}
+    about |= {"examples": len(examples), **({"notes": notes} if notes else {})}
     if model.task.answerability:
         about["no_answer_threshold"] = model.no_answer_threshold  # the best on the held-out questions
     return print(json.dumps(about | _finite(model.measure(examples))))

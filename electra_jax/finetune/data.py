@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.examples import Example, QuestionExample
+from electra_jax.finetune.lines import noting
 from electra_jax.finetune.reading import read_examples, with_labels, with_range
 from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import find_files
@@ -22,6 +23,7 @@ class Data(NamedTuple):
     train: Sequence[Example]  # empty where nothing is trained
     dev: dict[str, list[Example]]
     test: dict[str, list[Example]]
+    notes: tuple[str, ...] = ()  # what a reader of the results must know: files that stand in, places left out
 
 
 def read_data(
@@ -31,19 +33,20 @@ def read_data(
 
     Raises UserError for what is missing or wrong, such as a label that the training examples do not have.
     """
+    notes, tell = noting(report)
     if is_tfds(data):
         folder = tfds_folder(data)
         splits = held_out_splits(task)
-        train = read_tfds(task, "train", folder, skip_bad, report) if training else []
-        dev = {name: read_tfds(task, split, folder, skip_bad, report) for name, split in splits.items()}
-        return Data(task, train, dev, {})
+        train = read_tfds(task, "train", folder, skip_bad, tell) if training else []
+        dev = {name: read_tfds(task, split, folder, skip_bad, tell) for name, split in splits.items()}
+        return Data(task, train, dev, {}, tuple(notes))
     files = find_files(task, Path(data).expanduser(), training)
-    read = partial(read_examples, skip_bad=skip_bad, report=report, layout=task.layout)
+    read = partial(read_examples, skip_bad=skip_bad, report=tell, layout=task.layout)
     if task.layout == "squad":
         expected = {task.train: files.train, **dict(zip(task.dev, files.dev.values(), strict=True))}
         for name, path in expected.items():
             if path is not None and path.name != Path(name).name:
-                report(f"{path} stands in for {name}")
+                tell(f"{path} stands in for {name}")
     train = []
     if training and files.train is not None:
         train = read(task, files.train)
@@ -55,7 +58,7 @@ def read_data(
             )
     dev = {name: read(task, path) for name, path in files.dev.items()}
     test = {name: read(task, path) for name, path in files.test.items()}
-    return Data(task, train, dev, test)
+    return Data(task, train, dev, test, tuple(notes))
 
 
 def is_tfds(data: str) -> bool:

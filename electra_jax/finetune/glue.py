@@ -165,11 +165,18 @@ def run_glue(
             before = out / MNLI if config.from_mnli and task.name in AFTER_MNLI else None
             results = train(Place(task, data), out / task.name, before)
             epochs = config.epochs or task.epochs
-            columns[task.name] = column_of(task, results, epochs, "mnli" if before else "the pre-trained model")
+            begins_with = "mnli" if before else "the pre-trained model"
+            columns[task.name] = column_of(task, results, epochs, begins_with, _notes_of(out / task.name))
             found = glue_json(to_json(config), model, weights, columns)
             write_json(out / GLUE, found)
             write_file(out / TABLE, markdown(found))
     return found
+
+
+def _notes_of(folder: Path) -> list[str]:
+    """What a fine-tuning's results must not be read without."""
+    path = folder / RESULTS
+    return list(read_json(path, "remove its folder", "notes")[0]) if path.is_file() else []
 
 
 def _turn(place: Place, mnli_first: bool) -> tuple[bool, int]:

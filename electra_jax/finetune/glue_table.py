@@ -36,7 +36,9 @@ COLUMNS: dict[str, Column] = {
 AVERAGED = tuple(name for name in COLUMNS if name != "wnli")
 
 
-def column_of(task: Task, results: Sequence[MemberResult], epochs: float, begins_with: str) -> dict[str, Any]:
+def column_of(
+    task: Task, results: Sequence[MemberResult], epochs: float, begins_with: str, notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """A task's figures: those of the learning rate whose median over the seeds is highest."""
     best = best_rate(results, task.metrics[0])
     figures = best.summary._asdict()
@@ -47,6 +49,7 @@ def column_of(task: Task, results: Sequence[MemberResult], epochs: float, begins
         "learning_rate": best.learning_rate,
         "epochs": epochs,
         "begins_with": begins_with,
+        "notes": list(notes),
     }
 
 
@@ -89,6 +92,7 @@ def notes(found: dict[str, Any]) -> list[str]:
     ]
     if any(task["diverged"] for task in found["tasks"].values()):
         lines.append("Seeds that diverged are in no figure, and a rate at which half of them did so is not chosen.")
+    lines += [f"{task['title']}: {note}." for task in found["tasks"].values() for note in task.get("notes", ())]
     if settings["from_mnli"]:
         began = [task["title"] for task in found["tasks"].values() if task["begins_with"] == "mnli"]
         lines += [f"{', '.join(began)} began with the model fine-tuned on MNLI."] if began else []

@@ -38,6 +38,17 @@ class Refusals:
             report(f"{name}: {places} left out, the first: {self.first}")
 
 
+def noting(report: Callable[[str], None]) -> tuple[list[str], Callable[[str], None]]:
+    """A list, and what reports a sentence and adds it to the list: no result may be read without it."""
+    notes: list[str] = []
+
+    def tell(note: str) -> None:
+        notes.append(note)
+        report(note)
+
+    return notes, tell
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file from 1 on, their ends included, without a byte order mark.
 

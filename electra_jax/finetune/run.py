@@ -63,7 +63,7 @@ def finetune(config: FinetuneConfig, data: Data, source: Pretrained, out: Path, 
             results, params = Chunk(program, members, out, console).train()
             _end_chunk(out, results, params)
         results = _ended(out, config)
-        _finish(out, config, start, results)
+        _finish(out, config, start, results, data.notes)
     return results
 
 
@@ -92,7 +92,7 @@ def _end_chunk(out: Path, results: Sequence[MemberResult], params: Any) -> None:
     remove(out / TRAINING)
 
 
-def _finish(out: Path, config: FinetuneConfig, start: Start, results: list[MemberResult]) -> None:
+def _finish(out: Path, config: FinetuneConfig, start: Start, results: list[MemberResult], notes: Sequence[str]) -> None:
     """Writes the best member's model, and last of all results.json, which says that everything is there."""
     best = best_of(results, main_metric(config)) or results[0]
     chunks = [path.parent for path in (out / CHUNKS).glob(f"[0-9]*/{MEMBERS}")]
@@ -101,7 +101,8 @@ def _finish(out: Path, config: FinetuneConfig, start: Start, results: list[Membe
     source = {"format": "fine-tuning", **_story(config, best)}
     write_portable(out, Portable(start.model.networks, params, start.tokenizer, source))
     seconds = sum(_read_members(path / MEMBERS)[0].final["seconds"] for path in chunks)
-    write_json(out / RESULTS, results_json(config, results, {"model": config.model, "seconds": round(seconds, 3)}))
+    about = {"model": config.model, "seconds": round(seconds, 3), "notes": list(notes)}
+    write_json(out / RESULTS, results_json(config, results, about))
     # The model is in its own place now.
     for path in (out / START, out / TRAINING, *(path / CHECKPOINTS for path in chunks)):
         remove(path)

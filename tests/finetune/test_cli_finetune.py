@@ -255,6 +255,21 @@ def test_bad_lines_can_be_left_out_and_leave_an_old_output_alone(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+def test_figures_say_what_was_left_out_of_them(own: Callable[[str], Own], run: Run, tmp_path: Path) -> None:
+    made = own("classification")
+    dev = tmp_path / made.dev.name
+    dev.write_text(made.dev.read_text() + "no row of it\n")
+    code, told, _ = run("evaluate", "--model", made.out, "--data", dev, "--skip-bad")
+    assert code == 0
+    (found,) = objects(told)
+    (note,) = found["notes"]
+    assert note.startswith(f"{dev}: 1 place left out, the first: {dev}, line ")
+    whole = objects(run("evaluate", "--model", made.out, "--data", made.dev)[1])[0]
+    assert "notes" not in whole
+    assert found["accuracy"] == whole["accuracy"]
+    assert json.loads((made.out / "results.json").read_text())["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

@@ -219,7 +219,8 @@ def config(**changes: Any) -> GlueConfig:
     settings: dict[str, Any] = {
         "protocol": "paper", "from_mnli": False, "seeds": (0, 1, 2), "learning_rates": (1e-4, 3e-4), "epochs": None,
         "length": None, "head": "paper", "batch_size": 32, "batches": "by_length", "layer_decay": 0.8,
-        "layer_decay_form": "paper", "warmup_share": 0.1, "weight_decay": 0.0, "dropout": None,
+        "layer_decay_form": "paper", "warmup_share": 0.1, "weight_decay": 0.0, "dropout": 0.1,
+        "clip_norm": 1.0, "bias_correction": False, "evaluations": 6,
     }  # fmt: skip
     return GlueConfig(**settings | changes)
 
