@@ -111,7 +111,8 @@ def test_columns_are_read_from_any_file_by_every_command(
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("--kind", "question_answering", "--train", "D", "--dev", "D", "--dev", "D"), "name each file once, not"),
+        (("--kind", "question_answering", "--train", "D", "--dev", "D", "D"), "name each file once, not"),
+        (("--kind", "question_answering", "--train", "D", "--dev", "D", "--dev=S"), "--dev is there twice: name all"),
         (("--kind", "classification", "--train", "D", "--dev", "D", "--layout", "columns"), "columns is for tagging"),
         (("--kind", "regression", "--train", "S", "--dev", "S", "--low", "0"), "the score '-1' is not within"),
         (("--kind", "regression", "--train", "S", "--dev", "S", "--word-column", "1"), "--word-column cannot go with"),
@@ -123,9 +124,6 @@ def test_descriptions_that_cannot_be(
     files = write(tmp_path, {"d.json": '{"data": []}', "s.tsv": "text\tscore\na\t-1\nb\t3\n"})
     places = {"D": str(files / "d.json"), "S": str(files / "s.tsv")}
     typed = [places.get(arg, arg) for arg in args]
-    # tyro takes the files of one option together.
-    if typed.count("--dev") == 2:
-        typed = [*typed[:-2], typed[-1]]
     assert main(["finetune", "--model", str(source), "--out", str(tmp_path / "out"), *typed]) == 2
     error = capfd.readouterr().err
     assert sentence in error
