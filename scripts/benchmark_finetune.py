@@ -106,11 +106,11 @@ def make_program(args: argparse.Namespace, members: int) -> Any:
 
     from electra_jax.commands.finetuning import RecipeArgs, config_of
     from electra_jax.finetune.chunk import Program
-    from electra_jax.finetune.data import read_data
     from electra_jax.finetune.rows import encode_task
     from electra_jax.finetune.start import create_start, open_source
-    from electra_jax.finetune.tasks import find_task
     from electra_jax.model.electra import Electra
+    from electra_jax.tasks.data import read_data
+    from electra_jax.tasks.known import find_task
     from electra_jax.training.host import tune_for_cpu
 
     tune_for_cpu()

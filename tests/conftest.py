@@ -12,7 +12,7 @@ if "ELECTRA_JAX_GPU_CHECKS" not in os.environ:
     from jaxtyping import install_import_hook
 
     # Not over config.py: settings check their own types, and the tests want to see them do it.
-    ROOMS = ("model", "text", "training", "pretrain", "interop", "finetune", "scale")
+    ROOMS = ("model", "text", "training", "tasks", "pretrain", "interop", "finetune", "scale")
     install_import_hook([f"electra_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax

@@ -15,11 +15,11 @@ from electra_jax.finetune.config import FinetuneConfig, FinetuneRuntime
 
 if TYPE_CHECKING:
     from electra_jax.config import ModelConfig
-    from electra_jax.finetune.data import Data
     from electra_jax.finetune.glue import GlueConfig, Place
     from electra_jax.finetune.results import MemberResult
-    from electra_jax.finetune.task import Task
     from electra_jax.pretrain.pretrained import Pretrained
+    from electra_jax.tasks.data import Data
+    from electra_jax.tasks.task import Task
 
 FIXED_EPOCHS = 3.0  # of every task under the fixed protocol
 
@@ -68,9 +68,9 @@ def finetune(args: list[str]) -> None:
     """Fine-tune a model: all seeds and learning rates at once."""
     parsed = parse(FinetuneArgs, "finetune", args, finetune.__doc__)
     task, folder = find_task_and_data(parsed.task, parsed.data, parsed.own_data)
-    from electra_jax.finetune.data import read_data
     from electra_jax.finetune.results import results_table
     from electra_jax.finetune.start import open_again
+    from electra_jax.tasks.data import read_data
     from electra_jax.training.host import tune_for_cpu
 
     tune_for_cpu()
@@ -115,11 +115,11 @@ def glue(args: list[str]) -> None:
         if len(_rates(parsed.learning_rates)) != 1:
             raise UserError("--protocol fixed has one learning rate for all tasks: name it, as --learning-rates 1e-4")
         parsed = replace(parsed, epochs=FIXED_EPOCHS if parsed.epochs is None else parsed.epochs)
-    from electra_jax.finetune.data import read_data
     from electra_jax.finetune.folder import START
     from electra_jax.finetune.glue import begun_with, choose_tasks, find_glue, run_glue
     from electra_jax.finetune.glue_table import show_glue
     from electra_jax.finetune.start import NONE, fingerprint, keep_start, open_source
+    from electra_jax.tasks.data import read_data
     from electra_jax.training.host import tune_for_cpu
 
     places, absent = find_glue(parsed.data, choose_tasks(parsed.tasks), must=parsed.tasks is not None)

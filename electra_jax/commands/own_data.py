@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from electra_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from electra_jax.finetune.task import Task
+    from electra_jax.tasks.task import Task
 
 # The options that belong to some kinds only.
 FOR_KINDS = {
@@ -53,8 +53,8 @@ def find_task_and_data(task: str | None, data: str | None, own: OwnData) -> "tup
 
     Raises UserError where they name both or neither, or what does not go with the kind.
     """
-    from electra_jax.finetune.describe import describe_task
-    from electra_jax.finetune.tasks import find_task
+    from electra_jax.tasks.describe import describe_task
+    from electra_jax.tasks.known import find_task
 
     given = [field.name for field in fields(own) if getattr(own, field.name) != field.default]
     if task is not None:

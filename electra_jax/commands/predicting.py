@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from electra_jax.finetune.answers import Prediction
-    from electra_jax.finetune.examples import Example
     from electra_jax.finetune.finetuned import FineTuned
     from electra_jax.pretrain.pretrained import Pretrained
+    from electra_jax.tasks.examples import Example
 
 # Of a file; what comes through a pipe is answered a few texts at a time.
 FILE_AT_ONCE = 1024
@@ -48,7 +48,7 @@ def predict(args: list[str]) -> None:
     parsed = parse(PredictArgs, "predict", args, predict.__doc__)
     _check_files(parsed)
     from electra_jax.finetune.finetuned import FineTuned
-    from electra_jax.finetune.reading import read_inputs
+    from electra_jax.tasks.reading import read_inputs
 
     model = load_model(parsed.model, None)
     if not isinstance(model, FineTuned):
@@ -146,8 +146,8 @@ def _evaluate_run(args: EvaluateArgs, run: "Pretrained") -> None:
 
 
 def _evaluate_task(args: EvaluateArgs, model: "FineTuned") -> None:
-    from electra_jax.finetune.lines import noting
-    from electra_jax.finetune.reading import read_examples
+    from electra_jax.tasks.lines import noting
+    from electra_jax.tasks.reading import read_examples
 
     if args.rows is not None:
         raise UserError(f"--rows is for pre-training runs, and {args.run} is a fine-tuned model: leave it out")
@@ -167,8 +167,8 @@ def _evaluate_task(args: EvaluateArgs, model: "FineTuned") -> None:
 def _table(model: "FineTuned", examples: "list[Example]") -> "Table":
     """Each metric; of tags in chunks, each type's."""
     from electra_jax.finetune.answers import Tagged
-    from electra_jax.finetune.examples import TaggedExample
-    from electra_jax.finetune.metrics import entity_report, entity_table, metrics_table
+    from electra_jax.tasks.examples import TaggedExample
+    from electra_jax.tasks.metrics import entity_report, entity_table, metrics_table
 
     if model.task.kind != "tagging" or model.task.scheme == "none":
         return metrics_table(model.measure(examples), len(examples))

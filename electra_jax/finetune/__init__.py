@@ -1,1 +1,1 @@
-"""Tasks: examples, fine-tuning of many members at once, metrics, prediction."""
+"""Fine-tuning of many members at once, its results, and the use of what was fine-tuned."""

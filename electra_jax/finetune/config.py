@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from electra_jax.config import ModelConfig, OptimizerConfig
-from electra_jax.finetune.task import Task
 from electra_jax.settings import Settings
+from electra_jax.tasks.task import Task
 
 
 class Recipe(NamedTuple):

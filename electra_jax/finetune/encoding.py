@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.task import Task
 from electra_jax.pretrain.windows import cut
+from electra_jax.tasks.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.task import Task
 from electra_jax.text.tokenizer import Tokenizer
 
 _CHUNK = 10_000  # texts encoded at once

@@ -9,11 +9,11 @@ import numpy as np
 from electra_jax.config import SpecialTokens
 from electra_jax.finetune.batching import collate, evaluation_batches, flatten
 from electra_jax.finetune.encoding import Encoded
-from electra_jax.finetune.examples import Example, QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.metrics import classification_metrics, regression_metrics, tagging_metrics
 from electra_jax.finetune.spans import Prediction, answer_questions
-from electra_jax.finetune.squad_metrics import squad_metrics
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.examples import Example, QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.metrics import classification_metrics, regression_metrics, tagging_metrics
+from electra_jax.tasks.squad_metrics import squad_metrics
+from electra_jax.tasks.task import Task
 
 EVAL_BATCH = 64  # rows
 NO_ANSWER_THRESHOLD = 0.0  # log-odds or difference of scores from which on "no answer" is said

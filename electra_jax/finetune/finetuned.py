@@ -18,12 +18,12 @@ from electra_jax.finetune.evaluation import (
     predict_answers,
     predict_tags,
 )
-from electra_jax.finetune.examples import Example, QuestionExample, TaggedExample
-from electra_jax.finetune.records import example_of
 from electra_jax.finetune.step import answer
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.words import joined_places
 from electra_jax.pretrain.pretrained import Pretrained
+from electra_jax.tasks.examples import Example, QuestionExample, TaggedExample
+from electra_jax.tasks.records import example_of
+from electra_jax.tasks.task import Task
+from electra_jax.tasks.words import joined_places
 
 # A text; a pair of texts, or a question and its context; the words of a sentence.
 Text = str | tuple[str, str] | Sequence[str]

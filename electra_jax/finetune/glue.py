@@ -18,17 +18,17 @@ from rich.console import Console
 
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder, read_json, write_file, write_json
-from electra_jax.finetune.data import is_tfds, tfds_folder
 from electra_jax.finetune.folder import RESULTS, START, check_same
 from electra_jax.finetune.glue_table import AVERAGED, COLUMNS, column_of, glue_json, markdown
-from electra_jax.finetune.lines import listed
 from electra_jax.finetune.results import MemberResult
 from electra_jax.finetune.start import read_start
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import TASKS, find_files, find_task
-from electra_jax.finetune.tfds import check_prepared
 from electra_jax.pretrain.pretrained import Pretrained
 from electra_jax.settings import Settings, to_json
+from electra_jax.tasks.data import is_tfds, tfds_folder
+from electra_jax.tasks.known import TASKS, find_files, find_task
+from electra_jax.tasks.lines import listed
+from electra_jax.tasks.task import Task
+from electra_jax.tasks.tfds import check_prepared
 from electra_jax.training.workdir import own
 
 GLUE, TABLE, MNLI = "glue.json", "glue.md", "mnli"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from electra_jax.finetune.results import MemberResult, best_rate, figure
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.task import Task
 
 
 class Column(NamedTuple):

@@ -7,10 +7,10 @@ from electra_jax.errors import UserError
 from electra_jax.finetune.evaluation import NO_ANSWER_THRESHOLD
 from electra_jax.finetune.finetuned import FineTuned
 from electra_jax.finetune.folder import RESULTS, SETTINGS, read_progress, read_settings
-from electra_jax.finetune.task import METRICS, Kind, Task
 from electra_jax.networks import TaskConfig
 from electra_jax.pretrain.loading import load as load_pretrained
 from electra_jax.pretrain.pretrained import Pretrained
+from electra_jax.tasks.task import METRICS, Kind, Task
 
 # The name of a task that was fine-tuned elsewhere, of which only the head is known.
 IMPORTED = "imported"

@@ -8,9 +8,9 @@ import optax
 from jaxtyping import Array, Float, UInt32
 
 from electra_jax.config import SpecialTokens
-from electra_jax.finetune.task import Task
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.tasks.task import Task
 
 Batch = dict[str, Array]
 ANSWERABILITY_WEIGHT = 0.5

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from electra_jax.finetune.batching import choose_buckets
-from electra_jax.finetune.data import Data
 from electra_jax.finetune.encoding import Encoded, encode_examples
 from electra_jax.finetune.evaluation import HeldOut
-from electra_jax.finetune.examples import Example
+from electra_jax.tasks.data import Data
+from electra_jax.tasks.examples import Example
 from electra_jax.text.tokenizer import Tokenizer
 
 # What examples of all kinds hold that is learned from.

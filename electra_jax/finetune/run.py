@@ -11,7 +11,6 @@ from rich.console import Console
 from electra_jax.files import new_folder, write_json
 from electra_jax.finetune.chunk import Chunk, Program
 from electra_jax.finetune.config import FinetuneConfig, Member, members_of
-from electra_jax.finetune.data import Data
 from electra_jax.finetune.folder import (
     CHECKPOINTS,
     CHUNKS,
@@ -33,6 +32,7 @@ from electra_jax.finetune.start import NONE, Start, create_start, fingerprint, k
 from electra_jax.interop.portable import Portable, write_portable
 from electra_jax.model.electra import shapes_of
 from electra_jax.pretrain.pretrained import Pretrained
+from electra_jax.tasks.data import Data
 from electra_jax.training.checkpoint import read_params, write_params
 from electra_jax.training.workdir import own
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from electra_jax.finetune.encoding import Encoded, Window
-from electra_jax.finetune.examples import QuestionExample
+from electra_jax.tasks.examples import QuestionExample
 
 
 class Prediction(NamedTuple):

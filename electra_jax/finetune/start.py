@@ -16,7 +16,6 @@ from electra_jax.files import read_json
 from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.folder import RESULTS, SETTINGS, START, has_trained, read_settings
 from electra_jax.finetune.loading import load
-from electra_jax.finetune.task import Task
 from electra_jax.interop.portable import MODEL, Portable, write_imported
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, init_params, shapes_of
@@ -24,6 +23,7 @@ from electra_jax.model.sharing import Network, join, separate
 from electra_jax.networks import NetworksConfig, TaskConfig
 from electra_jax.networks import Task as HeadKind
 from electra_jax.pretrain.pretrained import Pretrained
+from electra_jax.tasks.task import Task
 from electra_jax.text.tokenizer import Tokenizer
 
 NONE = "none"

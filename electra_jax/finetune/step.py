@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from electra_jax.config import SpecialTokens
 from electra_jax.finetune.losses import Batch, task_loss
-from electra_jax.finetune.task import Task
 from electra_jax.model.dropout import create_seeds
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.model.spans import best_spans
+from electra_jax.tasks.task import Task
 from electra_jax.training.state import TrainState, apply_gradients, create_state
 
 TrainStep = Callable[[Array, Array, TrainState, Batch], tuple[TrainState, dict[str, Any]]]

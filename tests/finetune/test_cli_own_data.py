@@ -13,12 +13,12 @@ import electra_jax as package
 from electra_jax.cli import main
 from electra_jax.finetune.answers import Classified, Scored
 from electra_jax.finetune.finetuned import FineTuned
-from electra_jax.finetune.task import Kind
 from electra_jax.interop.export import export_huggingface
 from electra_jax.interop.model_card import Facts
 from electra_jax.networks import NetworksConfig
-from tests.finetune.own_files import write
+from electra_jax.tasks.task import Kind
 from tests.finetune.tiny_tasks import WORDS, task, tiny_model
+from tests.tasks.own_files import write
 
 QUICK = ("--seeds", "1", "--epochs", "1", "--length", "32", "--learning-rates", "1e-3", "--evaluations", "1")
 PAIR = {"text": "The value of an expression", "pair": "it's a list"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from electra_jax.config import PrepareConfig
 from electra_jax.errors import UserError
 from electra_jax.finetune.encoding import Encoded, Window, context_windows, encode_examples, shortened
-from electra_jax.finetune.examples import Answer, QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.examples import Answer, QuestionExample, TaggedExample, TextExample
 from electra_jax.text.tokenizer import open_tokenizer_file
 from tests.finetune.tiny_tasks import TOKENIZERS, WHERE, question, squad, task, texts, tokenizer_of, words
 

@@ -16,12 +16,12 @@ from runs import DEEDS, PEOPLE, THINGS, SmallRun, electra_jax, start
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.config import FinetuneConfig, FinetuneRuntime
-from electra_jax.finetune.data import read_data
 from electra_jax.finetune.results import MemberResult
 from electra_jax.finetune.run import finetune
 from electra_jax.finetune.start import open_source
-from electra_jax.finetune.task import Task
 from electra_jax.pretrain.loading import load
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.task import Task
 
 TASK = Task(name="deeds", kind="classification", layout="table", metrics=("accuracy", "matthews"), length=32)
 

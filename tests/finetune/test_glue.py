@@ -18,8 +18,8 @@ from electra_jax.errors import UserError
 from electra_jax.finetune.glue import GlueConfig, Place, choose_tasks, find_glue, run_glue
 from electra_jax.finetune.glue_table import AVERAGED, glue_json, markdown, notes, show_glue
 from electra_jax.finetune.results import MemberResult
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import TASKS
+from electra_jax.tasks.known import TASKS
+from electra_jax.tasks.task import Task
 
 PAPER = ["CoLA", "SST", "MRPC", "STS", "QQP", "MNLI", "QNLI", "RTE"]
 

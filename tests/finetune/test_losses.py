@@ -12,10 +12,10 @@ from tiny_models import quick_jit
 from electra_jax.finetune import losses
 from electra_jax.finetune.batching import collate, flatten
 from electra_jax.finetune.encoding import encode_examples
-from electra_jax.finetune.examples import Answer, Example, TaggedExample, TextExample
-from electra_jax.finetune.task import Task
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
+from electra_jax.tasks.examples import Answer, Example, TaggedExample, TextExample
+from electra_jax.tasks.task import Task
 from tests.finetune.tiny_tasks import WHERE, question, task, tiny_model, tokenizer_of
 
 LENGTH = 24

@@ -17,9 +17,9 @@ from electra_jax.finetune import finetuned
 from electra_jax.finetune.answers import Answered, Classified, Scored, Tagged
 from electra_jax.finetune.finetuned import FineTuned, row_lengths
 from electra_jax.finetune.loading import task_of
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.words import split_at_spaces, split_words
 from electra_jax.networks import TaskConfig
+from electra_jax.tasks.task import Task
+from electra_jax.tasks.words import split_at_spaces, split_words
 from tests.finetune.tiny_tasks import WORDS, task, texts, tiny_model
 
 LABELS = ("bad", "fair", "good")

@@ -16,7 +16,7 @@ from electra_jax.finetune.batching import collate
 from electra_jax.finetune.config import FinetuneConfig, Recipe, recipe_for
 from electra_jax.finetune.glue import GlueConfig
 from electra_jax.finetune.members import place_members
-from electra_jax.finetune.tasks import find_task
+from electra_jax.tasks.known import find_task
 from electra_jax.training.optimizer import make_schedule
 from tests.finetune.tiny_programs import tiny_config, tiny_program
 

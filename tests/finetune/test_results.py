@@ -23,7 +23,7 @@ from electra_jax.finetune.results import (
     results_json,
     results_table,
 )
-from electra_jax.finetune.task import METRICS
+from electra_jax.tasks.task import METRICS
 from tests.finetune.tiny_programs import tiny_config
 from tests.finetune.tiny_tasks import task
 

@@ -16,14 +16,14 @@ from tiny_models import assert_trees_equal
 from electra_jax.errors import Interrupted, UserError
 from electra_jax.files import new_folder, write_json
 from electra_jax.finetune.config import FinetuneRuntime
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.describe import describe_task
 from electra_jax.finetune.finetuned import FineTuned
 from electra_jax.finetune.folder import keep_most_at_once, read_settings
 from electra_jax.finetune.loading import load
 from electra_jax.finetune.results import MemberResult
 from electra_jax.finetune.run import finetune
 from electra_jax.finetune.start import open_again
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.describe import describe_task
 from electra_jax.training.workdir import own
 from tests.finetune.test_finetune_run import figures, write_deeds
 from tests.finetune.tiny_programs import tiny_config, tiny_source

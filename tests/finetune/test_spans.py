@@ -4,8 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from electra_jax.finetune.encoding import Encoded, Window, encode_examples
-from electra_jax.finetune.examples import Answer
 from electra_jax.finetune.spans import answer_questions
+from electra_jax.tasks.examples import Answer
 from tests.finetune.tiny_tasks import TOKENIZERS, question, task, texts, tokenizer_of
 
 CONTEXT = "the cat sat on the red mat"

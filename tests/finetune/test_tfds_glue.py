@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.examples import TextExample
-from electra_jax.finetune.tasks import TASKS
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.examples import TextExample
+from electra_jax.tasks.known import TASKS
 
 Rows = dict[str, list[dict[str, Any]]]
 SST2: Rows = {
@@ -103,8 +103,8 @@ class Hidden(PathFinder):
         return None if name.split(".")[0] in {names} else PathFinder.find_spec(name, path, target)
 sys.meta_path = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.tasks import TASKS
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.known import TASKS
 for name in ("sst2", "cola"):
     try:
         print(len(read_data(TASKS[name], "tfds:" + sys.argv[1]).train))

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from parity import random_params
 
 from electra_jax.config import ModelConfig, ObjectiveConfig
-from electra_jax.finetune.examples import Answer, QuestionExample
 from electra_jax.finetune.finetuned import FineTuned
 from electra_jax.finetune.start import head_of
-from electra_jax.finetune.task import METRICS, Kind, Task
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.networks import NetworksConfig
+from electra_jax.tasks.examples import Answer, QuestionExample
+from electra_jax.tasks.task import METRICS, Kind, Task
 from electra_jax.text.tokenizer import Tokenizer
 from tests.text.conftest import trained
 

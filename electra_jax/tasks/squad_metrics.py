@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import QuestionExample
+from electra_jax.tasks.examples import QuestionExample
 
 Value = TypeVar("Value", str, float)
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.reading import labels_of, read_examples, read_inputs, with_labels
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import TASKS
-from tests.finetune.own_files import CHUNKS, PAIRS, QUESTIONS, SCORES, TAGS, TEXTS
+from electra_jax.tasks.examples import QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.known import TASKS
+from electra_jax.tasks.reading import labels_of, read_examples, read_inputs, with_labels
+from electra_jax.tasks.task import Task
+from tests.tasks.own_files import CHUNKS, PAIRS, QUESTIONS, SCORES, TAGS, TEXTS
 
 SQUAD = replace(TASKS["squad2"], name="squad")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.columns import read_columns
-from electra_jax.finetune.examples import Example, TaggedExample, TextExample
-from electra_jax.finetune.layouts import InputLayout, first_line, layout_of
-from electra_jax.finetune.lines import Refusals, check_decoded, numbered_lines, place
-from electra_jax.finetune.records import example_of, with_different_ids
-from electra_jax.finetune.squad_files import read_squad
-from electra_jax.finetune.tables import USUAL, read_json_lines, read_table
-from electra_jax.finetune.task import Layout, Task
+from electra_jax.tasks.columns import read_columns
+from electra_jax.tasks.examples import Example, TaggedExample, TextExample
+from electra_jax.tasks.layouts import InputLayout, first_line, layout_of
+from electra_jax.tasks.lines import Refusals, check_decoded, numbered_lines, place
+from electra_jax.tasks.records import example_of, with_different_ids
+from electra_jax.tasks.squad_files import read_squad
+from electra_jax.tasks.tables import USUAL, read_json_lines, read_table
+from electra_jax.tasks.task import Layout, Task
 
 STANDARD_INPUT = "standard input"
 

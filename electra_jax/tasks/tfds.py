@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.lines import Refusals, listed
-from electra_jax.finetune.records import text_of
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.examples import Example
+from electra_jax.tasks.lines import Refusals, listed
+from electra_jax.tasks.records import text_of
+from electra_jax.tasks.task import Task
 
 
 class _Source(NamedTuple):

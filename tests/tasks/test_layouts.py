@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.describe import describe_task
-from electra_jax.finetune.examples import Answer, QuestionExample, TaggedExample
-from electra_jax.finetune.reading import read_examples, read_inputs
-from electra_jax.finetune.tasks import TASKS
-from tests.finetune.own_files import CHUNKS, QUESTIONS, TAGS, TEXTS, WHERE, squad, write
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.describe import describe_task
+from electra_jax.tasks.examples import Answer, QuestionExample, TaggedExample
+from electra_jax.tasks.known import TASKS
+from electra_jax.tasks.reading import read_examples, read_inputs
+from tests.tasks.own_files import CHUNKS, QUESTIONS, TAGS, TEXTS, WHERE, squad, write
 
 TAGGED = "New\tB-X\nYork\tI-X\n\nis\tO\n"
 

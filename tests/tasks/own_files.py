@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.task import Task
 
 TEXTS = Task(name="texts", kind="classification", layout="table", metrics=("accuracy",))
 PAIRS = replace(TEXTS, name="pairs", pair="pair", labels=("0", "1"))

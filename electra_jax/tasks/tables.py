@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.lines import BrokenRow, Refusals, check_decoded, listed, place
-from electra_jax.finetune.records import example_of
-from electra_jax.finetune.task import Kind, Task
+from electra_jax.tasks.examples import Example
+from electra_jax.tasks.lines import BrokenRow, Refusals, check_decoded, listed, place
+from electra_jax.tasks.records import example_of
+from electra_jax.tasks.task import Kind, Task
 
 RAW = "text"  # what is to be tagged comes under this name as people write it, under another one word by word
 # What the fields are called where nobody said it: in records to predict, which need not copy the training file.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.lines import numbered_lines
-from electra_jax.finetune.task import KIND_OF, Layout, Task
+from electra_jax.tasks.lines import numbered_lines
+from electra_jax.tasks.task import KIND_OF, Layout, Task
 
 # lines: a text a line, which has no label.
 InputLayout = Layout | Literal["lines"]

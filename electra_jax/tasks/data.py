@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example, QuestionExample
-from electra_jax.finetune.lines import noting
-from electra_jax.finetune.reading import read_examples, with_labels, with_range
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import find_files
-from electra_jax.finetune.tfds import held_out_splits, read_tfds
+from electra_jax.tasks.examples import Example, QuestionExample
+from electra_jax.tasks.known import find_files
+from electra_jax.tasks.lines import noting
+from electra_jax.tasks.reading import read_examples, with_labels, with_range
+from electra_jax.tasks.task import Task
+from electra_jax.tasks.tfds import held_out_splits, read_tfds
 
 TFDS = "tfds"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.describe import describe_task
-from electra_jax.finetune.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import TASKS, find_files, find_task
 from electra_jax.settings import to_json
-from tests.finetune.own_files import WHERE, squad, write
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.describe import describe_task
+from electra_jax.tasks.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.known import TASKS, find_files, find_task
+from electra_jax.tasks.task import Task
+from tests.tasks.own_files import WHERE, squad, write
 
 BOM = "\ufeff"
 MNLI = (
@@ -179,7 +179,7 @@ def test_a_setting_of_another_type_is_refused_and_whole_numbers_pass(tmp_path: P
     (tmp_path / "good.json").write_text(json.dumps(values), encoding="utf-8")
     (tmp_path / "bad.json").write_text(json.dumps(values | {"kind": "guess"}), encoding="utf-8")
     program = (
-        "import sys; from electra_jax.finetune.tasks import find_task\n"
+        "import sys; from electra_jax.tasks.known import find_task\n"
         "assert find_task('good.json').high == 5\n"
         "try: find_task('bad.json')\n"
         "except Exception as error: print(error)"

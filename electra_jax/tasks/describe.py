@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.layouts import first_line, layout_of
-from electra_jax.finetune.lines import numbered_lines
-from electra_jax.finetune.task import Kind, Task, with_usual
+from electra_jax.tasks.layouts import first_line, layout_of
+from electra_jax.tasks.lines import numbered_lines
+from electra_jax.tasks.task import Kind, Task, with_usual
 
 
 def describe_task(kind: Kind, train: Path, dev: Sequence[Path], test: Sequence[Path] = (), **said: Any) -> Task:

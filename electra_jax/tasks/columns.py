@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import TaggedExample
-from electra_jax.finetune.lines import Refusals, check_decoded, place
-from electra_jax.finetune.records import checked_tags
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.examples import TaggedExample
+from electra_jax.tasks.lines import Refusals, check_decoded, place
+from electra_jax.tasks.records import checked_tags
+from electra_jax.tasks.task import Task
 
 
 def read_columns(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Answer, QuestionExample
-from electra_jax.finetune.squad_metrics import best_threshold, gold_answers, normalise, squad_metrics, token_f1
+from electra_jax.tasks.examples import Answer, QuestionExample
+from electra_jax.tasks.squad_metrics import best_threshold, gold_answers, normalise, squad_metrics, token_f1
 
 words = st.sampled_from(["red", "blue", "red car", "The blue car.", "a car", "é"])
 predicted = st.one_of(words, st.just(""))

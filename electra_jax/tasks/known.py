@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.layouts import SUFFIXES
-from electra_jax.finetune.lines import check_decoded, listed, numbered_lines, place
-from electra_jax.finetune.task import Task, with_usual
 from electra_jax.settings import from_json
+from electra_jax.tasks.layouts import SUFFIXES
+from electra_jax.tasks.lines import check_decoded, listed, numbered_lines, place
+from electra_jax.tasks.task import Task, with_usual
 
 _TRUTH = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")

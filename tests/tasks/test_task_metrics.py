@@ -14,7 +14,7 @@ from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from sklearn import metrics as sk
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.metrics import (
+from electra_jax.tasks.metrics import (
     AVERAGES,
     EntityScore,
     classification_metrics,
@@ -23,7 +23,7 @@ from electra_jax.finetune.metrics import (
     regression_metrics,
     tagging_metrics,
 )
-from electra_jax.finetune.task import METRICS
+from electra_jax.tasks.task import METRICS
 
 CLASSIFICATION, REGRESSION, TAGGING = (METRICS[kind] for kind in ("classification", "regression", "tagging"))
 pairs_of_labels = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1)

@@ -8,14 +8,14 @@ import pytest
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.config import FinetuneConfig
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.describe import describe_task
-from electra_jax.finetune.examples import TextExample
 from electra_jax.finetune.folder import claim, create
-from electra_jax.finetune.reading import read_examples
-from electra_jax.finetune.task import Kind
-from electra_jax.finetune.tasks import find_task
-from tests.finetune.own_files import SCORES, TEXTS, write
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.describe import describe_task
+from electra_jax.tasks.examples import TextExample
+from electra_jax.tasks.known import find_task
+from electra_jax.tasks.reading import read_examples
+from electra_jax.tasks.task import Kind
+from tests.tasks.own_files import SCORES, TEXTS, write
 
 
 @pytest.mark.parametrize(

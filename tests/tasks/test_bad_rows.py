@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_data
-from electra_jax.finetune.examples import TextExample
 from electra_jax.finetune.glue import find_glue
-from electra_jax.finetune.reading import read_examples, read_inputs
-from tests.finetune.own_files import PAIRS, write
+from electra_jax.tasks.data import read_data
+from electra_jax.tasks.examples import TextExample
+from electra_jax.tasks.reading import read_examples, read_inputs
+from tests.tasks.own_files import PAIRS, write
 
 QQP = [
     "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.lines import Refusals, check_decoded, place
-from electra_jax.finetune.records import question_of, with_different_ids
-from electra_jax.finetune.task import Task
+from electra_jax.tasks.examples import Example
+from electra_jax.tasks.lines import Refusals, check_decoded, place
+from electra_jax.tasks.records import question_of, with_different_ids
+from electra_jax.tasks.task import Task
 
 
 def read_squad(

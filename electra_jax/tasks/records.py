@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
-from electra_jax.finetune.lines import BrokenRow, Refusals, listed
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.words import split_at_spaces, split_words
+from electra_jax.tasks.examples import Answer, Example, QuestionExample, TaggedExample, TextExample
+from electra_jax.tasks.lines import BrokenRow, Refusals, listed
+from electra_jax.tasks.task import Task
+from electra_jax.tasks.words import split_at_spaces, split_words
 
 _NO_FORM = "O, or B- or I- and a type"
 
