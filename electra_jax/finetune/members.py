@@ -1,7 +1,7 @@
 """Which members train together, and where: in chunks that fit memory, divided among this process's devices."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,22 +56,26 @@ def most_at_once(model: Electra, config: FinetuneConfig, longest: int) -> int:
         config.batch_size * longest * c.num_hidden_layers * token * (2 if config.runtime.dtype == "bfloat16" else 4)
     )
     devices = jax.local_devices()
-    return max(1, len(devices) * int(SHARE * _memory(devices) / (state + activations)))
+    return max(
+        1, len(devices) * int(SHARE * memory_of(devices[0].memory_stats(), len(devices)) / (state + activations))
+    )
 
 
-def _memory(devices: Sequence[jax.Device]) -> int:
-    """Bytes of each of these devices; its share of the machine's, where they are CPUs."""
-    stats = devices[0].memory_stats()
+def memory_of(stats: Mapping[str, int] | None, devices: int, system: Path = Path("/")) -> int:
+    """Bytes of each of so many devices, by the `stats` of the first; CPUs have none and share the machine's.
+
+    What the machine has free is told by its files under `system`.
+    """
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in (system / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = 1024 * int(line.split()[1])
     with suppress(OSError, ValueError):  # what a batch system or a container allows; "max" where it does not care
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return free // len(devices)
+        free = min(free, int((system / "sys/fs/cgroup/memory.max").read_text()))
+    return free // devices
 
 
 def place_members(count: int) -> NamedSharding:

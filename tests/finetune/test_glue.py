@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,26 @@ def test_killed_in_the_second_task_the_first_is_not_trained_again(small_run, dat
     electra_jax(*args, check=True)
     assert (out / "mnli" / "results.json").stat().st_mtime_ns == before
     assert json.loads((out / "glue.json").read_text()) == json.loads((whole[0] / "glue.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_chosen_step_is_what_all_tasks_begin_with(small_run, data, tmp_path, capsys):
+    """Also when the run has dropped it between two tasks; another step is refused, and no table is touched."""
+    run, out = Path(shutil.copytree(small_run.run, tmp_path / "run")), tmp_path / "out"
+    older, newest = sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))[-2:]
+
+    def args(tasks: str, *step: str) -> list[str]:
+        return glue_args(run, data, out, "--tasks", tasks, *step)
+
+    electra_jax(*args("rte", "--step", str(older)), check=True)
+    shutil.rmtree(run / "checkpoints" / str(older))
+    electra_jax(*args("cola,rte", "--step", str(older)), check=True)
+    begun = [json.loads((out / name / "finetune.json").read_text())["origin"] for name in ("cola", "rte")]
+    assert [(origin["step"], origin["model"]) for origin in begun] == [(older, begun[0]["model"])] * 2
+    before = (out / "glue.json").read_bytes()
+    assert cli.main(args("cola,rte", "--step", str(newest))) == 2
+    assert "begun with another model" in capsys.readouterr().err
+    assert (out / "glue.json").read_bytes() == before
 
 
 def test_one_table_of_what_each_task_wrote(whole):

@@ -1,5 +1,6 @@
 """Which members train together and where, what each of them begins with, sees and draws."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from electra_jax.errors import UserError
 from electra_jax.finetune.batching import collate
 from electra_jax.finetune.chunk import Program
 from electra_jax.finetune.config import FinetuneRuntime, Member, members_of
-from electra_jax.finetune.members import most_at_once, place_members, split
+from electra_jax.finetune.members import memory_of, most_at_once, place_members, split
 from electra_jax.finetune.results import MemberResult
 from electra_jax.finetune.start import Start, create_start, open_source
 from electra_jax.finetune.step import create_member_state, make_train_step
@@ -90,6 +91,25 @@ def test_fewer_members_fit_with_larger_batches_and_longer_rows() -> None:
     assert lengths[0] > 4 * lengths[1] > 16 * lengths[2]
     half = tiny_config(batch_size=64, runtime=FinetuneRuntime(dtype="bfloat16"))
     assert most_at_once(model, half, 512) > 1.5 * lengths[2]
+
+
+def test_a_device_that_knows_its_memory_is_believed(tmp_path: Path) -> None:
+    assert memory_of({"bytes_limit": 7_000, "bytes_in_use": 5}, 2, tmp_path) == 7_000
+
+
+def test_cpus_share_what_is_free_and_allowed(tmp_path: Path) -> None:
+    """The least of what the kernel says is available and what a container allows, be it a number or none."""
+    limit = tmp_path / "sys/fs/cgroup/memory.max"
+    unknown = memory_of(None, 4, tmp_path)
+    assert 0 < unknown <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    for folder in (tmp_path / "proc", limit.parent):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       900 kB\nMemFree:         20 kB\nMemAvailable:    400 kB\n")
+    found = [memory_of(None, 4, tmp_path)]
+    for allowed in ("max\n", "100000\n", "99999999\n"):
+        limit.write_text(allowed)
+        found.append(memory_of(None, 4, tmp_path))
+    assert found == [400 * 256, 400 * 256, 25_000, 400 * 256]
 
 
 def parts(params: Any, member: int) -> tuple[Any, Any]:
