@@ -214,7 +214,10 @@ class RuntimeConfig(Settings):
     mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and losses stay float32
     attention: Literal["auto", "einsum", "xla"] = "auto"
-    unroll_layers: bool = True
+    unroll_layers: bool = True  # only where nothing is rematerialised
+    # What the backward pass computes anew instead of keeping it: products, all but the matrix products with weights;
+    # layers, everything between the layers' inputs.
+    remat: Literal["none", "products", "layers"] = "none"
     micro_batches: int = 1
     log_every: int = 10
     eval_every: int = 500

@@ -23,6 +23,7 @@ class Kernels(NamedTuple):
     dtype: str = "float32"
     attention: str = "auto"
     unroll_layers: bool = True
+    remat: str = "none"
     longest: int | None = None  # row that will come, where its length is not known when this is compiled
 
 

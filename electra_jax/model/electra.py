@@ -181,7 +181,7 @@ class RtdHead(nn.Module):
 def create_model(config: PretrainConfig) -> Electra:
     """The module of one run's settings."""
     runtime: RuntimeConfig = config.runtime
-    return Electra(networks_of(config), Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers))
+    return Electra(networks_of(config), Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers, runtime.remat))
 
 
 def create_params(config: PretrainConfig, key: Key[Array, ""]) -> dict[str, dict]:

@@ -4,7 +4,7 @@ Activations are two-dimensional, [tokens, hidden] with tokens = batch · length,
 XLA's weight gradient of a three-dimensional matmul is about twice as slow on a CPU.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,9 @@ from electra_jax.model.attention import (
 from electra_jax.model.dropout import dropout
 from electra_jax.model.initializers import matrix_init, projection_init, table_init
 from electra_jax.model.inputs import Inputs
+
+# What a layer keeps for its backward pass, by RuntimeConfig.remat: products with weights, or nothing but its input.
+KEPT = {"products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "layers": None}
 
 TableSource = Literal["own", "word_given", "difference"]
 
@@ -114,11 +117,16 @@ class Encoder(nn.Module):
             rotation = create_rotation(inputs.positions, end, head_size, c.rope_base)
         context = Context(inputs.segment_ids, dropout_seeds, rotation)
         sites = jnp.arange(c.num_hidden_layers, dtype=jnp.uint32) * SITES
-        if self.kernels.unroll_layers and not self.is_initializing():
+        remat = self.kernels.remat
+        # Without a loop around it, XLA merges a layer's recomputation with the layer on a CPU, and nothing is saved.
+        if self.kernels.unroll_layers and remat == "none" and not self.is_initializing():
             x = self._unrolled(x, context, sites, first_only)
         else:
+            layer: Any = EncoderLayer
+            if remat != "none":
+                layer = nn.remat(EncoderLayer, policy=KEPT[remat], prevent_cse=False)
             layers = nn.scan(
-                EncoderLayer,
+                layer,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, 0),

@@ -14,6 +14,7 @@ from tiny_models import (
     make_rows,
     make_run,
     quick_jit,
+    quick_options,
 )
 
 from electra_jax.config import MeshConfig
@@ -54,6 +55,30 @@ def test_accumulated_gradients_equal_the_full_batch_s(objective):
     assert stats.keys() == part_stats.keys()
     for name, value in stats.items():
         np.testing.assert_allclose(part_stats[name], value, rtol=2e-6, err_msg=name)
+
+
+def test_what_is_recomputed_changes_no_gradient_and_saves_memory():
+    """Beside the loop over layers that keeps everything; dropout is drawn again as it was."""
+
+    def compile(**runtime):
+        config = make_config(model={"num_hidden_layers": 6}, runtime={"unroll_layers": False} | runtime)
+        model = create_model(config)
+
+        def gradients(params, ids):
+            return accumulate_gradients(params, create_inputs(ids, SPECIAL), make_keys(64), config, model, SPECIAL)
+
+        rows = jnp.concatenate([jnp.asarray(make_rows(seed)) for seed in range(8)])
+        compiled = jax.jit(gradients).lower(make_params(config), rows).compile(quick_options())
+        return compiled(make_params(config), rows), compiled.memory_analysis().temp_size_in_bytes
+
+    found = {remat: compile(remat=remat) for remat in ("none", "products", "layers")}
+    (whole, stats), _ = found["none"]
+    for (grads, other), _ in (found["products"], found["layers"]):
+        assert_trees_close(grads, whole, 2e-6)
+        assert_trees_close(other, stats, 2e-6)
+    none, products, layers = (memory for _, memory in found.values())
+    assert products < 0.8 * none
+    assert layers < 0.6 * products
 
 
 MESHES = {
