@@ -228,12 +228,14 @@ class RuntimeConfig(Settings):
     prefetch: int = 8  # batches read ahead
     verify_data: bool = True  # read every shard's checksum before the first step
     tensorboard: bool = True
+    profile: int = 0  # steps to record into the workdir's profile/, from the fourth on
     peak_tflops: float | None = None  # of one device, for MFU; None: from the table, or measured on a CPU
 
     def check(self) -> None:
         for name in ("micro_batches", "log_every", "eval_every", "eval_rows", "save_every", "keep_last",
                      "max_bad_steps", "prefetch"):  # fmt: skip
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        self.require(self.profile >= 0, f"profile must not be negative, but is {self.profile}")
 
 
 @dataclass(frozen=True, kw_only=True)

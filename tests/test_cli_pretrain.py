@@ -113,6 +113,12 @@ def test_a_run_with_a_damaged_description_of_its_data(small_run: SmallRun, tmp_p
     assert len(done.stderr.decode().strip().splitlines()) == 1
 
 
+def test_steps_are_recorded_where_asked_for(small_run: SmallRun, tmp_path: Path) -> None:
+    args = pretrain_args(small_run.data, tmp_path / "run", "--train.steps", "6", "--optimizer.warmup-steps", "2")
+    electra_jax(*args, "--runtime.profile", "2", check=True)
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
 def test_metrics_and_folder_are_as_described(small_run: SmallRun) -> None:
     names = {path.name for path in small_run.run.iterdir()}
     assert {
@@ -127,11 +133,12 @@ def test_metrics_and_folder_are_as_described(small_run: SmallRun) -> None:
     lines = [json.loads(line) for line in (small_run.run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
     always = {"step", "tokens", "seconds", "train/loss", "train/mlm_loss", "train/mlm_accuracy", "train/rtd_loss"}
-    always |= {"tokens_per_second", "mfu"}
+    always |= {"tokens_per_second", "waiting", "mfu"}
     evaluated = {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_auc", "rtd_auc_unigram", "rtd_precision", "rtd_recall"}
     evaluated = {f"eval/{name}" for name in evaluated | {"replaced_share"}}
     for line in lines:
         assert always <= line.keys()
         assert (evaluated <= line.keys()) == (line["step"] % 10 == 0)
     assert lines[-1]["tokens"] > lines[0]["tokens"] > 0
+    assert all(0 <= line["waiting"] <= 1 for line in lines)
     assert (small_run.run / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -1,5 +1,6 @@
 """Wires one pre-training run: data, mesh, model, state, the loop and its hooks."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from electra_jax.training.checkpoint import Checkpoints, saved_steps
 from electra_jax.training.loop import Clock, train
 from electra_jax.training.metrics import MetricsLog, read_metrics
 from electra_jax.training.optimizer import make_optimizer, make_schedule
+from electra_jax.training.profiling import profiled
 from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState, create_state
 from electra_jax.training.throughput import peak_flops
@@ -88,7 +90,7 @@ class Run:
         self.eval_step = jax.jit(make_eval_step(config.objective, create_model(config), data_set.special))
         self.schedule = make_schedule(config.optimizer, config.train.steps)
         self.line: dict[str, Any] = {}
-        self.last = (self.clock.tokens, self.clock.seconds, self.clock.step)
+        self.last = dataclasses.replace(self.clock)
         peak = config.runtime.peak_tflops
         per_device = peak * 1e12 if peak else peak_flops(jax.devices()[0], config.runtime.dtype)
         self.peak = per_device * mesh.size if per_device else None
@@ -99,14 +101,9 @@ class Run:
         tx = make_optimizer(config.optimizer, config.train.steps)
         step_fn = make_train_step(config, create_model(config), tx, self.data_set.special)
         try:
-            train(
-                self.state,
-                self._compile(step_fn),
-                self._train_batches(),
-                self.clock,
-                self,
-                runtime.max_bad_steps,
-            )
+            compiled = self._compile(step_fn)
+            with profiled(compiled, runtime.profile, self.workdir / "profile") as step_fn:
+                train(self.state, step_fn, self._train_batches(), self.clock, self, runtime.max_bad_steps)
         except BaseException:
             self.checkpoints.abandon()
             raise
@@ -143,7 +140,7 @@ class Run:
         self._write(clock, self.out, metrics)
         if step % runtime.save_every == 0 and not last:
             self._save(clock, state, metrics)
-        self.last = (clock.tokens, clock.seconds, clock.step)
+        self.last = dataclasses.replace(clock)
 
     def save(self, clock: Clock, state: TrainState, stopped: bool) -> None:
         metrics = {k.removeprefix("eval/"): v for k, v in self.line.items() if k.startswith("eval/")}
@@ -198,9 +195,8 @@ class Run:
 
     def _write(self, clock: Clock, out: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """One line of metrics, in the log and on the progress line."""
-        tokens, seconds, step = self.last
-        passed = clock.seconds - seconds
-        rate = (clock.step - step) * train_step_flops(self.config) / passed if passed > 0 else None
+        last, passed = self.last, clock.seconds - self.last.seconds
+        rate = (clock.step - last.step) * train_step_flops(self.config) / passed if passed > 0 else None
         # An update that is skipped does not move the schedule.
         updates = max(1, clock.step - int(out["skipped"]))
         train_metrics = {f"train/{k}": float(v[0] / v[1]) if v[1] else None for k, v in out["window"].items()}
@@ -212,10 +208,11 @@ class Run:
             "train/learning_rate": self.config.optimizer.learning_rate * float(self.schedule(updates - 1)),
             "train/skipped_steps": int(out["skipped"]),
             **{f"eval/{k}": v for k, v in (metrics or {}).items()},
-            "tokens_per_second": (clock.tokens - tokens) / passed if passed > 0 else None,
+            "tokens_per_second": (clock.tokens - last.tokens) / passed if passed > 0 else None,
+            "waiting": (clock.waited - last.waited) / passed if passed > 0 else None,
             "mfu": rate / self.peak if rate and self.peak else None,
         }
-        self.last = (clock.tokens, clock.seconds, clock.step)
+        self.last = dataclasses.replace(clock)
         self.log.write(self.line)
         self.shown = {**getattr(self, "shown", {}), **self.line}
         self.progress.show(self.shown)

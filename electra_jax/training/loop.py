@@ -21,6 +21,7 @@ class Clock:
     step: int = 0
     tokens: int = 0  # real tokens trained on
     seconds: float = 0.0  # of training, without start-up
+    waited: float = 0.0  # seconds of them that went by until the next batch was there, since this process began
 
 
 @runtime_checkable
@@ -67,7 +68,7 @@ def train(
         return int(host["bad_steps"])
 
     with caught() as stop:
-        for batch in batches:
+        for batch in timed(batches, clock):
             state, out = step_fn(state, batch)
             step += 1
             before, pending = pending, (step, out)
@@ -92,6 +93,22 @@ def train(
             read(*pending)
         hooks.save(clock, state, stopped=False)
     return state
+
+
+def timed(batches: Iterable[Any], clock: Clock) -> Iterator[Any]:
+    """The batches; the clock keeps how long each one let the loop wait.
+
+    A device that has a step in hand meanwhile does not wait, so this is the most that it can have waited.
+    """
+    source = iter(batches)
+    while True:
+        began = time.perf_counter()
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        clock.waited += time.perf_counter() - began
+        yield batch
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from electra_jax.training.metrics import read_metrics
 from electra_jax.training.sharding import create_mesh
 from electra_jax.training.state import TrainState
 
-TIMED = {"seconds", "tokens_per_second", "mfu"}
+TIMED = {"seconds", "tokens_per_second", "waiting", "mfu"}
 # Saved often, so that a kill seldom costs more than a moment.
 OFTEN = ("--runtime.save-every", "20", "--runtime.eval-every", "40", "--runtime.log-every", "5")
 LONG = (*OFTEN, "--train.steps", "400")

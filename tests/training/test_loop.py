@@ -1,12 +1,13 @@
 import os
 import signal
+import time
 
 import jax.numpy as jnp
 import optax
 import pytest
 
 from electra_jax.errors import Interrupted, MachineError
-from electra_jax.training.loop import Clock, Hooks, train
+from electra_jax.training.loop import Clock, Hooks, timed, train
 from electra_jax.training.state import create_state
 
 
@@ -93,6 +94,20 @@ def test_too_many_bad_steps_end_the_run_with_its_state_saved(bad_from):
     assert saved[0] == "stop"
     assert saved[1] in (bad_from + 1, bad_from + 2)
     assert (("act", 6) in [entry[:2] for entry in told]) == (saved[1] >= 6)
+
+
+def test_the_clock_knows_how_long_batches_were_waited_for():
+    def slow():
+        for number in range(1, 6):
+            time.sleep(0.02)
+            yield number
+
+    clock = Clock()
+    assert list(timed(slow(), clock)) == [1, 2, 3, 4, 5]
+    assert 0.1 <= clock.waited < 1
+    for _ in timed(range(1000), before := Clock()):
+        time.sleep(1e-5)  # what is done with a batch is no waiting
+    assert before.waited < 0.01
 
 
 def test_signal_handlers_are_put_back():
