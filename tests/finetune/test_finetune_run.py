@@ -203,7 +203,7 @@ def finetune_args(small_run: SmallRun, data: Path, out: Path, task: Path) -> lis
     task.write_text(json.dumps({"name": "deeds", "kind": "classification", "layout": "table", "metrics": ["accuracy"]}))
     return [
         "finetune", "--model", str(small_run.run), "--task", str(task), "--data", str(data), "--out", str(out),
-        "--seeds", "3", "--learning-rates", "3e-4,1e-3", "--epochs", "16", "--length", "32", "--batch-size", "16",
+        "--seeds", "3", "--learning-rates", "3e-4,1e-3", "--epochs", "6", "--length", "32", "--batch-size", "16",
         "--dropout", "0.1", "--runtime.no-unroll-layers", "--runtime.members-at-once", "4",
         "--runtime.save-minutes", "0.002",
     ]  # fmt: skip
