@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ SEAL = "seal.json"
 # Left out of the seal: orbax writes the time of the rename into it later, and nothing is restored from it.
 UNSEALED = "_CHECKPOINT_METADATA"
 UNFINISHED = "it was never finished"
+# At most so many times, twenty a second, the remains of a failed save are looked for and removed.
+REMOVALS = 100
 
 
 class Restored(NamedTuple):
@@ -167,8 +170,7 @@ class Checkpoints:
 
     def _failure(self, error: Exception) -> MachineError:
         step, self._saving = self._saving, None
-        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_unfinished(self.folder)
         reason = _reason(error)
         intact = self.steps()
         after = f"; the checkpoint of step {intact[-1]} is intact" if intact else ""
@@ -268,6 +270,19 @@ def _quieten() -> None:
             told(unraisable)
 
     sys.unraisablehook = tell
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a failed save has written: again and again, because its other writes may still be under way."""
+    quiet = 0
+    for _ in range(REMOVALS):
+        left = list(folder.glob("*.orbax-checkpoint-tmp*"))
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        quiet = 0 if left else quiet + 1
+        if quiet == 3:
+            return
+        time.sleep(0.05)
 
 
 def _reason(error: Exception) -> str:

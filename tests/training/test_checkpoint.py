@@ -1,5 +1,8 @@
+import contextlib
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -9,7 +12,7 @@ import optax
 import pytest
 
 from electra_jax.errors import MachineError
-from electra_jax.training.checkpoint import SEAL, Checkpoints
+from electra_jax.training.checkpoint import SEAL, Checkpoints, remove_unfinished
 from electra_jax.training.state import create_state
 
 TX = optax.adam(1e-3)
@@ -96,3 +99,23 @@ def test_all_damaged_is_an_error_and_none_is_none(three, tmp_path):
     with pytest.raises(MachineError, match="every checkpoint in"):
         Checkpoints(tmp_path / "checkpoints", 3, "score").restore_newest(shapes(), lambda told: None)
     assert Checkpoints(tmp_path / "empty").restore_newest(shapes(), pytest.fail) is None
+
+
+def test_what_a_failed_save_still_writes_is_removed_too(tmp_path):
+    """Orbax's other writes end after the one that failed, and make their folders anew where they are gone."""
+    unfinished = tmp_path / "60.orbax-checkpoint-tmp" / "params"
+    (tmp_path / "40").mkdir()
+    unfinished.mkdir(parents=True)
+
+    def straggle():
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                unfinished.mkdir(parents=True, exist_ok=True)
+                (unfinished / str(time.monotonic_ns())).write_bytes(b"left")
+
+    straggler = threading.Thread(target=straggle)
+    straggler.start()
+    remove_unfinished(tmp_path)
+    straggler.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["40"]
