@@ -12,11 +12,12 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tiny_models import assert_trees_equal, make_config, quick_jit
 
 from electra_jax.errors import UserError
 from electra_jax.finetune.batching import collate
-from electra_jax.finetune.chunk import Program
+from electra_jax.finetune.chunk import Chunk, Program
 from electra_jax.finetune.config import FinetuneRuntime, Member, members_of
 from electra_jax.finetune.members import memory_of, most_at_once, place_members, split
 from electra_jax.finetune.results import MemberResult
@@ -165,6 +166,14 @@ def test_seeds_have_their_own_rows_in_steps_of_the_same_length(program: Program)
         for epoch in range(3):
             rows = plan.rows[epoch * per_epoch : (epoch + 1) * per_epoch]
             assert sorted(rows[rows >= 0].tolist()) == list(range(26))
+
+
+def test_a_chunk_gives_each_member_the_rows_of_its_own_seed(program: Program, tmp_path: Path) -> None:
+    members = [Member(seed=seed, learning_rate=rate) for seed, rate in ((1, 1e-3), (0, 1e-4), (1, 1e-4))]
+    chunk = Chunk(program, members, tmp_path, Console(quiet=True))
+    chunk.checkpoints.close()
+    for member, plan in zip(members, chunk.plans, strict=True):
+        np.testing.assert_array_equal(plan.rows, program.plan(member.seed).rows)
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.0])
