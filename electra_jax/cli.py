@@ -5,6 +5,8 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from electra_jax.commands import exchange, finetuning, predicting, pretraining, texts
 from electra_jax.errors import UserError
@@ -73,4 +75,16 @@ def entry() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
+    keep_compiled_programs()
     sys.exit(main())
+
+
+def keep_compiled_programs() -> None:
+    """Lets the next run find what this one compiles, where JAX is not told another place. Before jax is imported."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    with suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "electra_jax" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

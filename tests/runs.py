@@ -4,6 +4,7 @@ import atexit
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,19 @@ def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **compiled_before(), **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+
+
+def start_together(count: int, devices: int, *args: str | Path, **environment: str) -> list[subprocess.Popen[bytes]]:
+    """Starts the command in several processes that are one run, each with so many CPU devices."""
+    return [start(*args, **about, **environment) for about in joined_by_hand(count, devices)]
+
+
+def joined_by_hand(count: int, devices: int) -> list[dict[str, str]]:
+    """For each of several processes the environment by which they find each other."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    about = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_NUM_CPU_DEVICES": str(devices)}
+    return [{**about, "JAX_PROCESS_ID": str(index)} for index in range(count)]
 
 
 @cache

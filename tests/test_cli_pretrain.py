@@ -55,6 +55,19 @@ def test_an_unknown_preset_names_the_known_ones(small_run: SmallRun, tmp_path: P
     assert_refused([*args, "--workdir", str(workdir)], "base, large, small, small_plus_plus, tiny", workdir)
 
 
+def test_what_was_compiled_is_kept_for_the_next_run(small_run: SmallRun, tmp_path: Path) -> None:
+    def detect(**environment: str) -> None:
+        args = ("detect", "--run", str(small_run.run), "--json", "The chef ate the meal.")
+        electra_jax(*args, check=True, JAX_COMPILATION_CACHE_DIR="", **environment)
+
+    detect(XDG_CACHE_HOME=str(tmp_path))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "electra_jax" / "compiled").glob("*-cache")}
+    assert kept
+    detect(XDG_CACHE_HOME=str(tmp_path))
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "electra_jax" / "compiled").glob("*-cache")}
+    detect(XDG_CACHE_HOME="/dev/null")  # no place to keep it: nothing is said
+
+
 def test_no_preset_and_no_command() -> None:
     assert "needs --config" in electra_jax("pretrain").stderr.decode()
     assert "there is no command 'train'" in electra_jax("train").stderr.decode()

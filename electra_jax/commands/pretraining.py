@@ -49,13 +49,17 @@ def pretrain(args: list[str]) -> None:
     from electra_jax.pretrain.curves import draw_curves
     from electra_jax.pretrain.run import pretrain as run
     from electra_jax.training.host import tune_for_cpu
+    from electra_jax.training.processes import is_first, joined
 
     tune_for_cpu()
-    run(parsed.settings, parsed.data, parsed.workdir, Console())
-    try:
-        draw_curves(parsed.workdir)
-    except ImportError as error:
-        report(f"no curves.png is drawn, because {error.name} is not installed")
+    with joined(report=report):
+        run(parsed.settings, parsed.data, parsed.workdir, Console(quiet=not is_first()))
+        if not is_first():
+            return
+        try:
+            draw_curves(parsed.workdir)
+        except ImportError as error:
+            report(f"no curves.png is drawn, because {error.name} is not installed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from electra_jax.config import PretrainConfig
+from electra_jax.config import PretrainConfig, read_config
 from electra_jax.model.electra import create_model, create_params
 from electra_jax.model.flops import train_step_flops
 from electra_jax.networks import networks_of
@@ -27,6 +28,7 @@ from electra_jax.training.checkpoint import Checkpoints, saved_steps
 from electra_jax.training.loop import Clock, train
 from electra_jax.training.metrics import MetricsLog, read_metrics
 from electra_jax.training.optimizer import make_optimizer, make_schedule
+from electra_jax.training.processes import is_first, make_agreement, wait_for_all
 from electra_jax.training.profiling import profiled
 from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState, create_state
@@ -42,16 +44,27 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
     Raises UserError for data, settings and a workdir that do not go together, before anything is compiled or
     written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
     """
-    data_set = open_data_set(data, verify=config.runtime.verify_data)
+    data_set = open_data_set(data, verify=config.runtime.verify_data and is_first())
     mesh = sharding.create_mesh(config.runtime.mesh, config.train.batch_size // config.runtime.micro_batches)
     begun = bool(saved_steps(workdir / "checkpoints"))
     weights = None
     if config.train.init_from is not None and not begun:
         weights = read_weights(config, data_set, console.print)
-    claim(workdir, config, data_set)
-    with own(workdir), jax.set_mesh(mesh):
-        config = keep_runtime(workdir, config, begun)
+    wait_for_all("everything is read and nothing written")
+    with claimed(workdir, config, data_set, begun) as config, jax.set_mesh(mesh):
         return Run(config, data_set, workdir, mesh, console, weights).train()
+
+
+@contextmanager
+def claimed(workdir: Path, config: PretrainConfig, data_set: DataSet, begun: bool) -> Iterator[PretrainConfig]:
+    """The workdir is this run's, and the first process holds it for all; inside, its settings."""
+    with ExitStack() as held:
+        if is_first():
+            claim(workdir, config, data_set)
+            held.enter_context(own(workdir))
+            keep_runtime(workdir, config, begun)
+        wait_for_all("the workdir is claimed")
+        yield read_config(workdir / "config.json")
 
 
 def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], TrainState]:
@@ -85,31 +98,37 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep, metric, best_is_high)
         self.clock, state = self._start(console, weights)
         self.state = state
-        self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
+        self.log = None
+        if is_first():
+            self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
         self.progress = ProgressLine(console, self.clock.step, config.train.steps)
-        self.eval_step = jax.jit(make_eval_step(config.objective, create_model(config), data_set.special))
+        eval_step = make_eval_step(config.objective, create_model(config), data_set.special)
+        self.eval_step = jax.jit(eval_step, out_shardings=sharding.everywhere(mesh))
         self.schedule = make_schedule(config.optimizer, config.train.steps)
         self.line: dict[str, Any] = {}
         self.last = dataclasses.replace(self.clock)
         peak = config.runtime.peak_tflops
-        per_device = peak * 1e12 if peak else peak_flops(jax.devices()[0], config.runtime.dtype)
+        per_device = peak * 1e12 if peak else peak_flops(jax.local_devices()[0], config.runtime.dtype)
         self.peak = per_device * mesh.size if per_device else None
 
     def train(self) -> dict[str, Any]:
         """Runs the remaining steps."""
         config, runtime = self.config, self.config.runtime
+        recorded = runtime.profile if is_first() else 0
         tx = make_optimizer(config.optimizer, config.train.steps)
         step_fn = make_train_step(config, create_model(config), tx, self.data_set.special)
         try:
             compiled = self._compile(step_fn)
-            with profiled(compiled, runtime.profile, self.workdir / "profile") as step_fn:
-                train(self.state, step_fn, self._train_batches(), self.clock, self, runtime.max_bad_steps)
+            with profiled(compiled, recorded, self.workdir / "profile") as step_fn:
+                batches, bad = self._train_batches(), runtime.max_bad_steps
+                train(self.state, step_fn, batches, self.clock, self, bad, make_agreement())
         except BaseException:
             self.checkpoints.abandon()
             raise
         finally:
             self.progress.close()
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
         self.checkpoints.close()
         return self.line or read_metrics(self.workdir)[-1]
 
@@ -166,32 +185,26 @@ class Run:
             # Not there yet where the checkpoints that seemed to be there were never finished.
             weights = weights or read_weights(self.config, self.data_set, console.print)
             console.print(f"starting in {self.workdir} from {weights.story}", highlight=False, soft_wrap=True)
-            params = begin_with(weights, state.params, networks_of(self.config))
-            return Clock(), state._replace(params=jax.device_put(params, places.params))
+            drawn = jax.jit(lambda params: params, out_shardings=sharding.everywhere(self.mesh))(state.params)
+            params = begin_with(weights, drawn, networks_of(self.config))
+            return Clock(), state._replace(params=sharding.place_state(params, places.params))
         console.print(f"resuming {self.workdir} at step {restored.step:,}", highlight=False, soft_wrap=True)
         meta = restored.meta
         return Clock(restored.step, meta["tokens"], meta["seconds"]), restored.state
 
     def _train_batches(self) -> Iterator[jax.Array]:
-        config, step = self.config, self.clock.step
-        host, hosts = jax.process_index(), jax.process_count()
-        rows = batches(
-            self.data_set.train,
-            config.train.batch_size,
-            config.train.seed,
-            step,
-            config.train.steps,
-            host,
-            hosts,
-            config.runtime.prefetch,
-        )
-        return (sharding.place_batch(batch, self.mesh) for batch in rows)
+        config, size = self.config, self.config.train.batch_size
+        share = sharding.local_rows(self.mesh, size)
+        seed, first, steps = config.train.seed, self.clock.step, config.train.steps
+        rows = batches(self.data_set.train, size, seed, first, steps, share, config.runtime.prefetch)
+        return (sharding.place_batch(batch, self.mesh, size) for batch in rows)
 
     def _eval_batches(self) -> Iterator[tuple[jax.Array, jax.Array]]:
         size = self.config.train.batch_size // self.config.runtime.micro_batches  # what is known to fit
-        for index, ids in enumerate(fixed_batches(self.data_set.valid, size, self.config.runtime.eval_rows)):
-            numbers = np.arange(index * size, (index + 1) * size, dtype=np.int32)
-            yield sharding.place_batch((ids, numbers), self.mesh)
+        share = sharding.local_rows(self.mesh, size)
+        for index, ids in enumerate(fixed_batches(self.data_set.valid, size, self.config.runtime.eval_rows, share)):
+            numbers = (index * size + share).astype(np.int32)
+            yield sharding.place_batch((ids, numbers), self.mesh, size)
 
     def _write(self, clock: Clock, out: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """One line of metrics, in the log and on the progress line."""
@@ -213,6 +226,7 @@ class Run:
             "mfu": rate / self.peak if rate and self.peak else None,
         }
         self.last = dataclasses.replace(clock)
-        self.log.write(self.line)
+        if self.log is not None:
+            self.log.write(self.line)
         self.shown = {**getattr(self, "shown", {}), **self.line}
         self.progress.show(self.shown)

@@ -21,31 +21,28 @@ def batches(
     seed: int,
     start_step: int,
     num_steps: int,
-    host_index: int = 0,
-    host_count: int = 1,
+    share: Integer[np.ndarray, " share"] | None = None,
     prefetch: int = 8,
-) -> Iterator[Integer[np.ndarray, "host_batch length"]]:
-    """The batches of steps start_step … num_steps − 1, [batch_size // host_count, length] each.
+) -> Iterator[Integer[np.ndarray, "share length"]]:
+    """The batches of steps start_step … num_steps − 1, or a process's share of each.
 
-    Step s takes positions [s·batch_size, (s+1)·batch_size) of the endless shuffled order, and each host its
-    own contiguous share of them. `prefetch` batches at least are read ahead, by grain where it is installed.
-    Raises UserError where there is no row, or the batch cannot be divided among the hosts.
+    Step s takes positions [s·batch_size, (s+1)·batch_size) of the endless shuffled order; `share` says which of a
+    batch's rows are read here, None all of them. `prefetch` batches at least are read ahead, by grain where it is
+    installed.
+    Raises UserError where there is no row.
     """
     if not len(rows):
         raise UserError("the data set has no rows to train on: prepare one with more text")
-    if batch_size % host_count:
-        raise UserError(f"a batch of {batch_size} rows cannot be divided among {host_count} hosts")
-    share = batch_size // host_count
-    steps_at_once = max(1, _ROWS_AT_ONCE // share)
+    within = np.arange(batch_size, dtype=np.uint64) if share is None else share.astype(np.uint64)
+    steps_at_once = max(1, _ROWS_AT_ONCE // len(within))
     total = max(0, num_steps - start_step)
 
     def slab(number: int) -> np.ndarray:
         first = start_step + int(number) * steps_at_once
         steps = np.arange(first, min(first + steps_at_once, num_steps), dtype=np.uint64)
-        within = np.arange(host_index * share, (host_index + 1) * share, dtype=np.uint64)
         positions = (steps[:, None] * np.uint64(batch_size) + within).reshape(-1)
         found = rows.take(shuffled(positions, len(rows), seed))
-        return found.reshape(len(steps), share, rows.length)
+        return found.reshape(len(steps), len(within), rows.length)
 
     slabs = -(-total // steps_at_once)
     for found in _read_ahead(slab, slabs, 1 + prefetch // steps_at_once):
@@ -53,16 +50,18 @@ def batches(
 
 
 def fixed_batches(
-    rows: Rows, batch_size: int, max_rows: int | None = None, host_index: int = 0, host_count: int = 1
-) -> Iterator[Integer[np.ndarray, "host_batch length"]]:
-    """The first `max_rows` rows in their order, the last batch filled up with rows of padding (id 0)."""
+    rows: Rows, batch_size: int, max_rows: int | None = None, share: Integer[np.ndarray, " share"] | None = None
+) -> Iterator[Integer[np.ndarray, "share length"]]:
+    """The first `max_rows` rows in their order, the last batch filled up with rows of padding (id 0).
+
+    `share` as in `batches`.
+    """
     count = len(rows) if max_rows is None else min(max_rows, len(rows))
-    share = batch_size // host_count
+    within = np.arange(batch_size) if share is None else share
     for start in range(0, count, batch_size):
-        first = start + host_index * share
-        indices = np.arange(first, max(first, min(first + share, count)))
-        batch = np.zeros((share, rows.length), rows.dtype)
-        batch[: len(indices)] = rows.take(indices)
+        indices = start + within
+        batch = np.zeros((len(within), rows.length), rows.dtype)
+        batch[indices < count] = rows.take(indices[indices < count])
         yield batch
 
 

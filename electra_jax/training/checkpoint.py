@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from electra_jax.errors import MachineError, UserError
 from electra_jax.files import sha256_of, write_json
+from electra_jax.training.processes import is_first, wait_for_all
 from electra_jax.training.state import TrainState
 
 SEAL = "seal.json"
@@ -50,6 +51,7 @@ class Checkpoints:
         _quieten()
         self.folder = folder.absolute()
         self._saving: int | None = None
+        self._saved: int | None = None
         policies: list[PreservationPolicy] = [LatestN(keep_last)]
         score = None
         if best_metric is not None:
@@ -81,9 +83,9 @@ class Checkpoints:
         Raises MachineError where this or the save before it could not be written.
         """
         self.wait()
-        if step in self.steps():
+        if step == self._saved:
             return
-        self._saving = step
+        self._saving = self._saved = step
         items = {
             "params": ocp.args.StandardSave(state.params),
             "training": ocp.args.StandardSave(state._replace(params=None)._asdict()),
@@ -120,10 +122,13 @@ class Checkpoints:
         `shapes` is a TrainState of ShapeDtypeStructs that carry shardings.
         Raises MachineError where checkpoints exist but all are damaged.
         """
-        faults = {step: find_fault(self.folder / str(step)) for step in self.steps()}
-        for step, fault in faults.items():
-            if fault is not None:
-                self._set_aside(step, fault, report)
+        faults = {}
+        if is_first():
+            faults = {step: find_fault(self.folder / str(step)) for step in self.steps()}
+            for step, fault in faults.items():
+                if fault is not None:
+                    self._set_aside(step, fault, report)
+        wait_for_all("the checkpoints are looked through")
         whole = self.steps()
         if whole:
             return self._restore(whole[-1], shapes)
@@ -136,7 +141,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Called by orbax's thread when every file is written, just before the rename into place."""
-        if self._saving is None or jax.process_index() != 0:
+        if self._saving is None or not is_first():
             return
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
             seal(folder)
@@ -154,6 +159,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {self.folder / str(step)} holds another model than the settings: {_first_line(error)}"
             ) from error
+        self._saved = step
         state = TrainState(**{**items["training"], "params": items["params"]})
         return Restored(step, state, items["meta"])
 

@@ -48,11 +48,13 @@ def train(
     clock: Clock,
     hooks: Hooks,
     max_bad_steps: int,
+    agree: Callable[[int], int] = lambda signum: signum,
 ) -> TrainState:
     """Trains until the batches end, and saves the last state.
 
     The outputs of step N − 1 are read after step N was dispatched, so the device never waits for the host.
-    `step_fn`'s outputs hold at least `tokens` and `bad_steps`.
+    `step_fn`'s outputs hold at least `tokens` and `bad_steps`. `agree` is called once a step with the signal that
+    this process has caught, or 0, and says the one at which all processes of the run stop.
     Raises Interrupted on SIGTERM or SIGINT, and MachineError after `max_bad_steps` skipped updates in a row, both
     with the state saved.
     """
@@ -73,7 +75,8 @@ def train(
             step += 1
             before, pending = pending, (step, out)
             bad_steps = read(*before) if before else 0
-            if stop or bad_steps >= max_bad_steps or hooks.due(step):
+            signum = agree(stop[0] if stop else 0)
+            if signum or bad_steps >= max_bad_steps or hooks.due(step):
                 bad_steps, pending = max(bad_steps, read(*pending)), None
             # Before an end of any kind, or this step's evaluation would be missing from the resumed run's metrics.
             if hooks.due(step):
@@ -86,9 +89,9 @@ def train(
                     "with its last good parameters saved; look at the data, or begin a new workdir with a lower "
                     "optimizer.learning-rate"
                 )
-            if stop:
+            if signum:
                 hooks.save(clock, state, stopped=True)
-                raise Interrupted(stop[0], step)
+                raise Interrupted(signum, step)
         if pending:
             read(*pending)
         hooks.save(clock, state, stopped=False)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
 
 from electra_jax.config import MeshConfig
 from electra_jax.errors import UserError
@@ -84,7 +85,46 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of each array, put together with the other processes' into global arrays."""
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, P())
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " local"]:
+    """Which rows of a batch lie on devices of this process, in rising order.
+
+    Another process has the same ones where the tensor axis runs over both.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    mine = np.zeros(batch_size, bool)
+    for index in places.values():
+        mine[index] = True
+    return np.flatnonzero(mine)
+
+
+def place_batch(batch: Any, mesh: Mesh, batch_size: int | None = None) -> Any:
+    """This process's rows of each array, see `local_rows`, put together with the other processes' to global arrays.
+
+    Without `batch_size` the rows are all there are.
+    """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        size = batch_size or len(rows)
+        mine = local_rows(mesh, size)
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            first = int(np.searchsorted(mine, start))
+            return rows[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *rows.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, batch)
+
+
+def place_state(state: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole, each put where its sharding says."""
+    return jax.tree.map(
+        lambda leaf, place: jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index]), state, shardings
+    )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from electra_jax.config import read_config
+from electra_jax.config import MeshConfig, read_config
 from electra_jax.pretrain.run import plan_state
 from electra_jax.training.checkpoint import Checkpoints
 from electra_jax.training.metrics import read_metrics
@@ -29,7 +29,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
 
 def final_state(run: Path) -> TrainState:
     config = read_config(run / "config.json")
-    mesh = create_mesh(config.runtime.mesh, config.train.batch_size, jax.devices()[:1])
+    mesh = create_mesh(MeshConfig(), config.train.batch_size, jax.devices()[:1])
     checkpoints = Checkpoints(run / "checkpoints")
     restored = checkpoints.restore_newest(plan_state(config, mesh)[1], pytest.fail)
     assert restored is not None
