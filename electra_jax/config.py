@@ -219,6 +219,8 @@ class RuntimeConfig(Settings):
     # layers, everything between the layers' inputs.
     remat: Literal["none", "products", "layers"] = "none"
     micro_batches: int = 1
+    # Groups of rows whose scores of the vocabulary, [rows · slots, vocab_size], are there one group at a time.
+    vocab_chunks: int = 1
     log_every: int = 10
     eval_every: int = 500
     eval_rows: int = 2048
@@ -232,8 +234,8 @@ class RuntimeConfig(Settings):
     peak_tflops: float | None = None  # of one device, for MFU; None: from the table, or measured on a CPU
 
     def check(self) -> None:
-        for name in ("micro_batches", "log_every", "eval_every", "eval_rows", "save_every", "keep_last",
-                     "max_bad_steps", "prefetch"):  # fmt: skip
+        for name in ("micro_batches", "vocab_chunks", "log_every", "eval_every", "eval_rows", "save_every",
+                     "keep_last", "max_bad_steps", "prefetch"):  # fmt: skip
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         self.require(self.profile >= 0, f"profile must not be negative, but is {self.profile}")
 
@@ -260,6 +262,12 @@ class PretrainConfig(Settings):
         self.require(
             self.train.batch_size % self.runtime.micro_batches == 0,
             f"a batch of {self.train.batch_size} rows cannot be cut into {self.runtime.micro_batches} micro-batches",
+        )
+        rows = self.train.batch_size // self.runtime.micro_batches
+        self.require(
+            rows % self.runtime.vocab_chunks == 0,
+            f"the {rows} rows of a micro-batch cannot be cut into {self.runtime.vocab_chunks} chunks: mend "
+            "runtime.vocab_chunks, runtime.micro_batches or train.batch_size",
         )
         self.require(
             self.runtime.attention != "xla" or self.model.attention_probs_dropout_prob == 0,

@@ -11,8 +11,8 @@ from runs import SmallRun, electra_jax, pretrain_args
 from electra_jax import cli
 
 
-def assert_refused(args: list[str], words: str, workdir: Path, code: int = 2) -> None:
-    done = electra_jax(*args)
+def assert_refused(args: list[str], words: str, workdir: Path, code: int = 2, **environment: str) -> None:
+    done = electra_jax(*args, **environment)
     said = " ".join(done.stderr.decode().replace("│", " ").split())
     assert done.returncode == code, said
     assert words in said
@@ -46,6 +46,13 @@ def test_attention_that_cannot_drop_out(small_run: SmallRun, tmp_path: Path) -> 
     more = ("--runtime.attention", "xla", "--model.attention-probs-dropout-prob", "0.1")
     args = pretrain_args(small_run.data, tmp_path / "run", *more)
     assert_refused(args, "attention xla has no dropout", tmp_path / "run")
+
+
+@pytest.mark.parametrize("setting", ["micro-batches", "vocab-chunks"])
+def test_parts_of_a_batch_that_leave_a_device_without_rows(small_run: SmallRun, tmp_path: Path, setting: str) -> None:
+    args = pretrain_args(small_run.data, tmp_path / "run", f"--runtime.{setting}", "8")
+    words = "a batch of 2 rows (per micro-batch and chunk) cannot be spread over 4 devices"
+    assert_refused(args, words, tmp_path / "run", JAX_NUM_CPU_DEVICES="4")
 
 
 def test_an_unknown_preset_names_the_known_ones(small_run: SmallRun, tmp_path: Path) -> None:

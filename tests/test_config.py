@@ -180,6 +180,8 @@ def test_slots(length, mask_prob, slots):
         ("train", {"steps": 0}, "steps must be at least 1"),
         ("train", {"seed": 2**32}, "seed must be in"),
         ("runtime", {"micro_batches": 3}, "cannot be cut into 3 micro-batches"),
+        ("runtime", {"vocab_chunks": 3}, "the 8 rows of a micro-batch cannot be cut into 3 chunks"),
+        ("runtime", {"micro_batches": 2, "vocab_chunks": 8}, "the 4 rows of a micro-batch cannot be cut into 8 chunks"),
         ("runtime", {"log_every": 0}, "log_every must be at least 1"),
     ],
 )

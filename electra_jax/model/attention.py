@@ -24,6 +24,7 @@ class Kernels(NamedTuple):
     attention: str = "auto"
     unroll_layers: bool = True
     remat: str = "none"
+    vocab_chunks: int = 1
     longest: int | None = None  # row that will come, where its length is not known when this is compiled
 
 

@@ -52,10 +52,20 @@ class Electra(nn.Module):
         self, inputs: Inputs, slots: Int[Array, "b s"], dropout_seeds: UInt32[Array, "b 2"] | None = None
     ) -> Float[Array, "b s v"]:
         """The generator's float32 scores of the vocabulary at the given positions of each row, and nowhere else."""
+        return self.vocabulary_logits(self.mlm_states(inputs, slots, dropout_seeds))
+
+    def mlm_states(
+        self, inputs: Inputs, slots: Int[Array, "b s"], dropout_seeds: UInt32[Array, "b 2"] | None = None
+    ) -> Float[Array, "b s e"]:
+        """What the generator's head compares with the words at the given positions of each row."""
         hidden = self.generator_hidden(inputs, dropout_seeds).reshape(*inputs.ids.shape, -1)
         at_slots = jnp.take_along_axis(hidden, slots[..., None], axis=1)
-        logits = self.generator_predictions(at_slots.reshape(-1, hidden.shape[-1]), self.embeddings.read().word)
-        return logits.reshape(*slots.shape, -1)
+        return self.generator_predictions.states(at_slots.reshape(-1, hidden.shape[-1])).reshape(*slots.shape, -1)
+
+    def vocabulary_logits(self, states: Float[Array, "b s e"]) -> Float[Array, "b s v"]:
+        """The float32 scores of the vocabulary that the generator's head gives for these states."""
+        logits = self.generator_predictions.logits(states.reshape(-1, states.shape[-1]), self.embeddings.read().word)
+        return logits.reshape(*states.shape[:2], -1)
 
     def generator_hidden(
         self, inputs: Inputs, dropout_seeds: UInt32[Array, "b 2"] | None = None
@@ -138,13 +148,20 @@ class MlmHead(nn.Module):
     config: ModelConfig
     kernels: Kernels
 
-    @nn.compact
-    def __call__(self, hidden: Float[Array, "m h"], word: Float[Array, "v e"]) -> Float[Array, "m v"]:
-        c, dtype = self.config, self.kernels.dtype
-        x = nn.Dense(c.embedding_size, dtype=dtype, kernel_init=matrix_init(c), name="dense")(hidden)
-        x = layer_norm(c, "layer_norm")(gelu(x)).astype(dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), (c.vocab_size,))
-        return add_bias(jnp.dot(x, word.astype(dtype).T, preferred_element_type=jnp.float32), bias)
+    def setup(self) -> None:
+        c = self.config
+        self.dense = nn.Dense(c.embedding_size, dtype=self.kernels.dtype, kernel_init=matrix_init(c))
+        self.layer_norm = layer_norm(c, "layer_norm")
+        self.bias = self.param("bias", nn.initializers.zeros_init(), (c.vocab_size,))
+
+    def states(self, hidden: Float[Array, "m h"]) -> Float[Array, "m e"]:
+        """What is compared with the words: cheap, beside the scores."""
+        return self.layer_norm(gelu(self.dense(hidden))).astype(self.kernels.dtype)
+
+    def logits(self, states: Float[Array, "m e"], word: Float[Array, "v e"]) -> Float[Array, "m v"]:
+        # The table is cast here and not once for all chunks, whose gradients would then be summed in half precision.
+        scores = jnp.dot(states, word.astype(self.kernels.dtype).T, preferred_element_type=jnp.float32)
+        return add_bias(scores, self.bias)
 
 
 @jax.custom_vjp
@@ -181,7 +198,14 @@ class RtdHead(nn.Module):
 def create_model(config: PretrainConfig) -> Electra:
     """The module of one run's settings."""
     runtime: RuntimeConfig = config.runtime
-    return Electra(networks_of(config), Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers, runtime.remat))
+    kernels = Kernels(
+        dtype=runtime.dtype,
+        attention=runtime.attention,
+        unroll_layers=runtime.unroll_layers,
+        remat=runtime.remat,
+        vocab_chunks=runtime.vocab_chunks,
+    )
+    return Electra(networks_of(config), kernels)
 
 
 def create_params(config: PretrainConfig, key: Key[Array, ""]) -> dict[str, dict]:

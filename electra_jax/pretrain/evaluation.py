@@ -32,16 +32,14 @@ def make_eval_step(objective: ObjectiveConfig, model: Electra, special: SpecialT
         row_key = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(EVAL_SEED), row))
         keys = create_row_keys(row_key(rows))
         out = compute(model, params, inputs, keys, objective, special, False)
-        used = out.masking.slot_mask
-        spread = jnp.where(used, health.entropy(out.mlm_logits), 0.0).sum()
         sums: dict[str, Any] = {
             "mlm_loss": out.mlm_loss,
             "mlm_accuracy": out.mlm_accuracy,
-            "generator_entropy": (spread, out.mlm_loss.weight),
+            "generator_entropy": out.generator_entropy,
         }
         if out.rtd_logits is None or out.is_replaced is None:
             return sums
-        drawn = sample_unigram(unigram, keys.sample, used.shape[1])
+        drawn = sample_unigram(unigram, keys.sample, out.masking.slots.shape[1])
         corrupted, is_replaced = replace(inputs, out.masking, drawn)
         logits = model.apply({"params": params}, corrupted, method=Electra.rtd_logits)
         detected = rtd_mask(inputs, objective, special)

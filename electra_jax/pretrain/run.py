@@ -45,7 +45,8 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
     written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
     """
     data_set = open_data_set(data, verify=config.runtime.verify_data and is_first())
-    mesh = sharding.create_mesh(config.runtime.mesh, config.train.batch_size // config.runtime.micro_batches)
+    rows_at_once = config.train.batch_size // (config.runtime.micro_batches * config.runtime.vocab_chunks)
+    mesh = sharding.create_mesh(config.runtime.mesh, rows_at_once)
     begun = bool(saved_steps(workdir / "checkpoints"))
     weights = None
     if config.train.init_from is not None and not begun:

@@ -12,6 +12,7 @@ from electra_jax.config import PretrainConfig, SpecialTokens
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import Inputs, create_inputs
 from electra_jax.pretrain.corruption import create_row_keys
+from electra_jax.pretrain.groups import split_rows
 from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, total_loss
 from electra_jax.training.state import TrainState, apply_gradients
 
@@ -62,8 +63,7 @@ def accumulate_gradients(
     if parts == 1:
         grads, stats = one(inputs, keys)
     else:
-        # Strided parts, so that each keeps its rows spread over all devices of the batch axis.
-        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (inputs, keys))
+        split = split_rows((inputs, keys), parts)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *_first(split)))
         add = lambda total, part: (jax.tree.map(jnp.add, total, one(*part)), None)  # noqa: E731
         (grads, stats), _ = jax.lax.scan(add, zeros, split)

@@ -42,8 +42,8 @@ def create_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] |
         )
     if batch_size % (sizes[0] * sizes[1]):
         raise UserError(
-            f"a batch of {batch_size} rows cannot be spread over {sizes[0] * sizes[1]} devices: mend train.batch_size "
-            "(per micro-batch) or runtime.mesh"
+            f"a batch of {batch_size} rows (per micro-batch and chunk) cannot be spread over {sizes[0] * sizes[1]} "
+            "devices: mend train.batch_size, runtime.micro_batches, runtime.vocab_chunks or runtime.mesh"
         )
     axes = ("data", "fsdp", "tensor")
     return jax.make_mesh(tuple(sizes), axes, axis_types=(AxisType.Auto,) * 3, devices=devices)

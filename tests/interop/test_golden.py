@@ -20,7 +20,7 @@ from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.networks import NetworksConfig
-from electra_jax.pretrain.objectives import mlm_loss, rtd_loss
+from electra_jax.pretrain.objectives import cross_entropy, mean, rtd_loss
 from electra_jax.text.wordpiece import WordPieceTokenizer
 
 ROWS, LENGTH = 4, 32
@@ -77,7 +77,7 @@ def test_losses_and_every_gradient_of_a_joint_step(golden):
     def loss_of(params):
         masked, corrupted = inputs._replace(ids=step.masked), inputs._replace(ids=step.corrupted)
         scores = model.apply({"params": params}, masked, step.slots, method=Electra.mlm_logits)
-        mlm = mlm_loss(scores, step.labels, step.slot_mask)
+        mlm = mean(cross_entropy(scores, step.labels), step.slot_mask)
         rtd = rtd_loss(
             model.apply({"params": params}, corrupted, method=Electra.rtd_logits),
             step.is_replaced,

@@ -52,6 +52,17 @@ def test_numbers_follow_the_parameters_but_neither_the_run_s_seed_nor_its_dropou
     assert run(setting, make_params(config), 8, step) == first
 
 
+def test_scores_in_chunks_give_the_same_numbers(setting):
+    """Also where the chunks divide no batch, as when a run's model is asked about other batches than its own."""
+    params = make_params(setting[0])
+    config = make_config(runtime={"vocab_chunks": 4})
+    step = quick_jit(make_eval_step(config.objective, create_model(config), SPECIAL))
+    whole = run(setting, params, 8)
+    for size in (8, 6):
+        for name, value in run(setting, params, size, step).items():
+            assert value == pytest.approx(whole[name], rel=1e-5), name
+
+
 def test_an_untrained_model_is_worth_nothing(setting):
     metrics = run(setting, make_params(setting[0], scale=0.02), 8)
     assert metrics["mlm_loss"] == pytest.approx(np.log(50), abs=0.1)

@@ -16,11 +16,12 @@ from tiny_models import (
     quick_jit,
 )
 
-from electra_jax.model.electra import create_model
+from electra_jax.model.dropout import create_seeds
+from electra_jax.model.electra import Electra, create_model
 from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain import objectives
 from electra_jax.pretrain.corruption import create_row_keys
-from electra_jax.pretrain.objectives import OBJECTIVES, Mean, mlm_loss, rtd_loss, total_loss
+from electra_jax.pretrain.objectives import OBJECTIVES, Mean, cross_entropy, mean, rtd_loss, total_loss
 
 
 def run(config, params, ids, seed=0, train=True):
@@ -29,10 +30,17 @@ def run(config, params, ids, seed=0, train=True):
     return inputs, compute(create_model(config), params, inputs, keys, config.objective, SPECIAL, train)
 
 
+def logits_at_slots(config, params, ids, masking, train=True):
+    """The generator's scores that `run` read its predictions off."""
+    inputs = create_inputs(jnp.asarray(ids), SPECIAL)._replace(ids=masking.ids)
+    seeds = create_seeds(create_row_keys(make_keys(len(ids))).generator_dropout) if train else None
+    return create_model(config).apply({"params": params}, inputs, masking.slots, seeds, method=Electra.mlm_logits)
+
+
 def test_mlm_loss_is_the_cross_entropy_of_the_used_slots():
     rng = np.random.default_rng(0)
     logits, labels, used = rng.normal(size=(3, 4, 11)) * 3, rng.integers(0, 11, (3, 4)), rng.random((3, 4)) < 0.6
-    loss = mlm_loss(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(used))
+    loss = mean(cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels)), jnp.asarray(used))
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0][used].sum()
     np.testing.assert_allclose(loss.sum, expected, rtol=1e-5)
@@ -54,12 +62,12 @@ def test_losses_are_finite_at_any_logit_and_untouched_by_what_is_left_out():
     sure = rtd_loss(logits, jnp.asarray([[False, True, True]]), jnp.asarray([[True, True, False]]))
     assert sure == Mean(2e4, 2)
     used = jnp.asarray([[True, False]])
-    loss = mlm_loss(jnp.asarray([[[1e4, 0.0], [jnp.nan, 0.0]]]), jnp.zeros((1, 2), jnp.int32), used)
-    assert loss == Mean(0, 1)
+    loss = cross_entropy(jnp.asarray([[[1e4, 0.0], [jnp.nan, 0.0]]]), jnp.zeros((1, 2), jnp.int32))
+    assert mean(loss, used) == Mean(0, 1)
 
 
 def test_a_label_outside_the_vocabulary_is_nan():
-    loss = mlm_loss(jnp.zeros((1, 2, 5)), jnp.asarray([[5, 0]]), jnp.asarray([[True, True]]))
+    loss = mean(cross_entropy(jnp.zeros((1, 2, 5)), jnp.asarray([[5, 0]])), jnp.asarray([[True, True]]))
     assert np.isnan(loss.sum)
 
 
@@ -117,10 +125,10 @@ def test_with_replacement_every_hit_of_a_place_is_predicted():
     """Both of a place's slots give the same logits and count in the loss, once each."""
     config = make_config(objective={"masked_positions": "with_replacement", "mask_prob": 0.4})
     ids = make_rows(0)
-    outputs = quick_jit(lambda params: run(config, params, ids)[1])(make_params(config))
-    logits, slots, used = (
-        np.asarray(x) for x in (outputs.mlm_logits, outputs.masking.slots, outputs.masking.slot_mask)
-    )
+    params = make_params(config)
+    outputs = quick_jit(lambda params: run(config, params, ids)[1])(params)
+    logits = np.asarray(logits_at_slots(config, params, ids, outputs.masking))
+    slots, used = np.asarray(outputs.masking.slots), np.asarray(outputs.masking.slot_mask)
     pairs = [
         (logits[row, a], logits[row, b])
         for row in range(len(ids))
@@ -140,15 +148,17 @@ def test_with_replacement_every_hit_of_a_place_is_predicted():
 def test_the_discriminator_reads_the_generator_s_draws_and_their_labels():
     config = make_config()
     ids = make_rows(0)
-    inputs, outputs = quick_jit(lambda params: run(config, params, ids, train=False))(make_params(config))
+    params = make_params(config)
+    inputs, outputs = quick_jit(lambda params: run(config, params, ids, train=False))(params)
     masking, replaced = outputs.masking, np.asarray(outputs.is_replaced)
     at_slots = np.zeros_like(replaced)
     for row, slots, used in zip(at_slots, np.asarray(masking.slots), np.asarray(masking.slot_mask), strict=True):
         row[slots[used]] = True
     assert replaced.any()
     assert not (replaced & ~at_slots).any()
-    assert outputs.mlm_logits.shape == (8, 4, 50)
-    right = np.argmax(outputs.mlm_logits, -1) == np.asarray(masking.labels)
+    logits = logits_at_slots(config, params, ids, masking, train=False)
+    assert logits.shape == (8, 4, 50)
+    right = np.argmax(logits, -1) == np.asarray(masking.labels)
     assert outputs.mlm_accuracy.sum == (right & np.asarray(masking.slot_mask)).sum()
     np.testing.assert_array_equal(inputs.ids, ids)
 
@@ -229,8 +239,8 @@ def test_weights_scale_the_losses():
     ids = make_rows(0)
     inputs = create_inputs(jnp.asarray(ids), SPECIAL)
     config = make_config(objective={"gen_weight": 3.0, "disc_weight": 7.0})
-    mean = Mean(jnp.asarray(10.0), jnp.asarray(2.0))
-    outputs = objectives.Outputs(None, None, mean, mean, rtd_loss=mean)
+    loss = Mean(jnp.asarray(10.0), jnp.asarray(2.0))
+    outputs = objectives.Outputs(None, loss, loss, rtd_loss=loss)
     weights = count_weights(inputs, config)
     expected = 3.0 * 10.0 / weights.mlm + 7.0 * 10.0 / weights.rtd
     np.testing.assert_allclose(total_loss(outputs, weights, config.objective), expected, rtol=1e-6)

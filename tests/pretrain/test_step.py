@@ -82,10 +82,11 @@ def test_what_is_recomputed_changes_no_gradient_and_saves_memory():
 
 
 MESHES = {
-    "1 device": (1, {}, 1),
-    "2 devices": (2, {"data": 2}, 1),
-    "4 devices, 2 micro-batches": (4, {"data": 4}, 2),
-    "fsdp 2, tensor 2": (4, {"data": 1, "fsdp": 2, "tensor": 2}, 1),
+    "1 device": (1, {}, 1, 1),
+    "2 devices": (2, {"data": 2}, 1, 1),
+    "4 devices, 2 micro-batches": (4, {"data": 4}, 2, 1),
+    "fsdp 2, tensor 2": (4, {"data": 1, "fsdp": 2, "tensor": 2}, 1, 1),
+    "fsdp 2, tensor 2, 2 micro-batches, 2 chunks": (4, {"data": 1, "fsdp": 2, "tensor": 2}, 2, 2),
 }
 
 
@@ -93,9 +94,10 @@ MESHES = {
 def test_meshes_agree(monkeypatch):
     monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 64)
     results = {}
-    for name, (count, axes, micro_batches) in MESHES.items():
-        config = make_config(model={"vocab_size": 52}, runtime={"micro_batches": micro_batches})
-        mesh = sharding.create_mesh(MeshConfig(**axes), 8 // micro_batches, jax.devices()[:count])
+    for name, (count, axes, micro_batches, chunks) in MESHES.items():
+        runtime = {"micro_batches": micro_batches, "vocab_chunks": chunks}
+        config = make_config(model={"vocab_size": 52}, runtime=runtime)
+        mesh = sharding.create_mesh(MeshConfig(**axes), 8 // (micro_batches * chunks), jax.devices()[:count])
         state, step = make_run(config)
         shardings = sharding.state_shardings(state, mesh)
         with jax.set_mesh(mesh):
