@@ -17,6 +17,8 @@ from electra_jax.errors import UserError
 from electra_jax.settings import Settings, from_json
 
 Sharing = Literal["none", "token", "all", "gdes"]
+# How attention is computed; auto: by the fastest that can do so here (electra_jax/model/implementations.py).
+Attention = Literal["auto", "einsum", "xla", "cudnn", "flash"]
 
 
 class SpecialTokens(NamedTuple):
@@ -213,7 +215,7 @@ class RuntimeConfig(Settings):
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and losses stay float32
-    attention: Literal["auto", "einsum", "xla"] = "auto"
+    attention: Attention = "auto"
     unroll_layers: bool = True  # only where nothing is rematerialised
     # What the backward pass computes anew instead of keeping it: products, all but the matrix products with weights;
     # layers, everything between the layers' inputs.
@@ -268,11 +270,6 @@ class PretrainConfig(Settings):
             rows % self.runtime.vocab_chunks == 0,
             f"the {rows} rows of a micro-batch cannot be cut into {self.runtime.vocab_chunks} chunks: mend "
             "runtime.vocab_chunks, runtime.micro_batches or train.batch_size",
-        )
-        self.require(
-            self.runtime.attention != "xla" or self.model.attention_probs_dropout_prob == 0,
-            f"attention xla has no dropout, but model.attention_probs_dropout_prob is "
-            f"{self.model.attention_probs_dropout_prob}: take runtime.attention einsum or auto, or dropout 0",
         )
         self.require(
             not self.optimizer.per_network or self.model.embedding_sharing in ("none", "gdes"),

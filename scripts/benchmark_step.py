@@ -43,9 +43,8 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from electra_jax.config import SpecialTokens, load_preset
-    from electra_jax.model.electra import create_model
     from electra_jax.model.flops import train_step_flops
-    from electra_jax.pretrain.run import plan_state
+    from electra_jax.pretrain.run import create_model_on, plan_state
     from electra_jax.pretrain.step import make_train_step
     from electra_jax.training import sharding
     from electra_jax.training.host import tune_for_cpu
@@ -66,7 +65,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         state = jax.jit(plan_state(config, mesh)[0])()
         tx = make_optimizer(config.optimizer, config.train.steps)
-        step = jax.jit(make_train_step(config, create_model(config), tx, special), donate_argnums=0)
+        step = jax.jit(make_train_step(config, create_model_on(config, mesh), tx, special), donate_argnums=0)
         draw, times = np.random.default_rng(0), []
         for _ in range(args.warmup + args.steps):
             ids = draw.integers(4, config.model.vocab_size, (args.batch, args.length), dtype=np.uint16)

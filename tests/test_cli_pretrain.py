@@ -55,6 +55,28 @@ def test_parts_of_a_batch_that_leave_a_device_without_rows(small_run: SmallRun, 
     assert_refused(args, words, tmp_path / "run", JAX_NUM_CPU_DEVICES="4")
 
 
+def test_attention_that_this_machine_does_not_have(small_run: SmallRun, tmp_path: Path) -> None:
+    more = ("--runtime.attention", "cudnn", "--model.attention-probs-dropout-prob", "0")
+    args = pretrain_args(small_run.data, tmp_path / "run", *more)
+    assert_refused(args, "attention cudnn computes on a GPU alone, not on a CPU", tmp_path / "run")
+
+
+def test_a_run_says_how_attention_is_computed(small_run: SmallRun, tmp_path: Path) -> None:
+    args = pretrain_args(small_run.data, tmp_path / "run", "--train.steps", "4", "--optimizer.warmup-steps", "2")
+    said = electra_jax(*args, "--model.attention-probs-dropout-prob", "0.1", check=True).stdout.decode()
+    assert said.count("attention: einsum in training (dropout 0.1 on the probabilities, which xla, cudnn and ") == 1
+    assert "flash do not have), xla in evaluation\n" in said
+
+
+def test_what_flash_trained_is_read_where_there_is_no_tpu(small_run: SmallRun, tmp_path: Path) -> None:
+    """On a CPU flash is interpreted for who asks for it; the run's use then goes by what every platform has."""
+    run = tmp_path / "run"
+    args = pretrain_args(small_run.data, run, "--train.steps", "4", "--optimizer.warmup-steps", "2")
+    args += ["--model.attention-probs-dropout-prob", "0", "--runtime.attention", "flash"]
+    assert "attention: flash in training and evaluation (asked for)\n" in electra_jax(*args, check=True).stdout.decode()
+    electra_jax("detect", "--run", run, "the chef ate the meal", check=True)
+
+
 def test_an_unknown_preset_names_the_known_ones(small_run: SmallRun, tmp_path: Path) -> None:
     configs = Path(__file__).parents[1] / "configs"
     args = ["pretrain", "--config", str(configs / "huge.py"), "--data", str(small_run.data)]

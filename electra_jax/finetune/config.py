@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from electra_jax.config import ModelConfig, OptimizerConfig
+from electra_jax.config import Attention, ModelConfig, OptimizerConfig
 from electra_jax.settings import Settings
 from electra_jax.tasks.task import Task
 
@@ -30,7 +30,7 @@ class FinetuneRuntime(Settings):
 
     members_at_once: int | None = None  # None: as many as fit the device's memory
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and losses stay float32
-    attention: Literal["auto", "einsum", "xla"] = "auto"
+    attention: Attention = "auto"
     unroll_layers: bool = True
     save_minutes: float = 5.0  # between two checkpoints
     log_every: int = 20  # steps between two lines of progress

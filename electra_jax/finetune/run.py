@@ -30,6 +30,7 @@ from electra_jax.finetune.results import MemberResult, best_of, main_metric, met
 from electra_jax.finetune.rows import encode_task, fingerprint_of
 from electra_jax.finetune.start import NONE, Start, create_start, fingerprint, keep_start
 from electra_jax.interop.portable import Portable, write_portable
+from electra_jax.model.attention import describe_attention
 from electra_jax.model.electra import shapes_of
 from electra_jax.pretrain.pretrained import Pretrained
 from electra_jax.tasks.data import Data
@@ -54,6 +55,9 @@ def finetune(config: FinetuneConfig, data: Data, source: Pretrained, out: Path, 
             return _ended(out, config)
         console.print(f"{config.task.name} from {start.story}, into {out}", highlight=False, soft_wrap=True)
         rows = encode_task(data, start.tokenizer, config.length, config.batches == "by_length")
+        lengths = sorted({*rows.buckets, *rows.dev_buckets})
+        attention = describe_attention(start.model.networks, start.model.kernels, lengths)
+        console.print(attention, highlight=False, soft_wrap=True)
         program = Program(config, start, rows)
         if config.model != NONE:
             keep_start(out / START, source)

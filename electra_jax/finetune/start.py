@@ -17,7 +17,7 @@ from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.folder import RESULTS, SETTINGS, START, has_trained, read_settings
 from electra_jax.finetune.loading import load
 from electra_jax.interop.portable import MODEL, Portable, write_imported
-from electra_jax.model.attention import Kernels
+from electra_jax.model.attention import ON_ONE_DEVICE, Kernels, describe_attention
 from electra_jax.model.electra import Electra, init_params, shapes_of
 from electra_jax.model.sharing import Network, join, separate
 from electra_jax.networks import NetworksConfig, TaskConfig
@@ -107,7 +107,10 @@ def head_of(task: Task, form: str) -> TaskConfig:
 
 
 def create_start(config: FinetuneConfig, source: Pretrained) -> Start:
-    """Puts the task's head on the source's main network. Raises UserError where rows would be too long for it."""
+    """Puts the task's head on the source's main network.
+
+    Raises UserError where rows would be too long for it, and where its attention cannot be computed as asked for.
+    """
     rate = config.dropout
     sizes = dataclasses.replace(source.model.networks.main, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     if sizes.position == "absolute" and config.length > sizes.max_position_embeddings:
@@ -117,7 +120,16 @@ def create_start(config: FinetuneConfig, source: Pretrained) -> Start:
         )
     networks = NetworksConfig(discriminator=sizes, task=head_of(config.task, config.head))
     runtime = config.runtime
-    model = Electra(networks, Kernels(runtime.dtype, runtime.attention, runtime.unroll_layers))
+    devices = jax.local_devices()
+    kernels = Kernels(
+        runtime.dtype,
+        runtime.attention,
+        runtime.unroll_layers,
+        platform=devices[0].platform,
+        spread=ON_ONE_DEVICE if len(devices) == 1 else None,  # the members' axis is vmapped, and no kernel sees it
+    )
+    describe_attention(networks, kernels, [8 * -(-config.length // 8)])  # the longest bucket there can be
+    model = Electra(networks, kernels)
     if config.model == NONE:
         return Start(model, source.tokenizer, None, f"random weights in the sizes of {config.like}")
     found = separate(jax.device_get(source.params), source.model.networks)

@@ -1,20 +1,25 @@
 """Multi-head self-attention that stays within an example, and its implementations."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from electra_jax.config import ModelConfig
-from electra_jax.errors import UserError
 from electra_jax.model.dropout import dropout
+from electra_jax.model.implementations import Use, choose, describe
 from electra_jax.model.initializers import matrix_init
+from electra_jax.networks import NetworksConfig
 
 # The uses of dropout within one layer; `site` = layer · SITES + one of these.
 ATTENTION_SITE, ATTENTION_OUTPUT_SITE, FEED_FORWARD_SITE, SITES = 0, 1, 2, 4
+
+ON_ONE_DEVICE = PartitionSpec()
 
 
 class Kernels(NamedTuple):
@@ -26,6 +31,9 @@ class Kernels(NamedTuple):
     remat: str = "none"
     vocab_chunks: int = 1
     longest: int | None = None  # row that will come, where its length is not known when this is compiled
+    platform: str | None = None  # that computes: cpu, gpu or tpu; None: any, so by what each of them has
+    # How [batch, length, heads, head size] lies over the mesh in force; None: in a way that a kernel cannot be told.
+    spread: PartitionSpec | None = ON_ONE_DEVICE
 
 
 class Rotation(NamedTuple):
@@ -69,31 +77,75 @@ class SelfAttention(nn.Module):
         if context.rotation is not None:
             query = rotate(query, Rotation(*(part[:, :asking] for part in context.rotation)))
             key = rotate(key, context.rotation)
-        same = context.segment_ids[:, :asking, None] == context.segment_ids[:, None, :]
-        rate = c.attention_probs_dropout_prob if context.dropout_seeds is not None else 0.0
-        if choose(self.kernels.attention, rate) == "xla":
-            mixed = jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation="xla")
-        else:
-            mixed = attend(query, key, value, same, context.dropout_seeds, site + ATTENTION_SITE, rate)
+        use = use_of(c, self.kernels, length, is_training=context.dropout_seeds is not None)
+        name = choose(self.kernels.attention, use)
+        if name in ("cudnn", "flash") and (self.first_only or self.is_initializing()):
+            name = "xla"  # one query a row is no work for a kernel, and parameters are the same by all
+        seeds, site = context.dropout_seeds, site + ATTENTION_SITE
+        mixed = mix(name, self.kernels, query, key, value, context.segment_ids, seeds, site, use.rate)
         mixed = mixed.reshape(batch * asking, c.hidden_size)
         output_init = matrix_init(c, is_output=True)
         return nn.Dense(c.hidden_size, dtype=self.kernels.dtype, kernel_init=output_init, name="output")(mixed)
 
 
+def mix(
+    name: str,
+    kernels: Kernels,
+    query: Float[Array, "b q n d"],
+    key: Float[Array, "b l n d"],
+    value: Float[Array, "b l n d"],
+    segment_ids: Int[Array, "b l"],
+    seeds: UInt32[Array, "b 2"] | None = None,
+    site: UInt32[Array, ""] | int = 0,
+    rate: float = 0.0,
+) -> Float[Array, "b q n d"]:
+    """Attention within each segment by the implementation of this name, one that `choose` allows.
+
+    The queries are a row's tokens, or the first ones of them (not with flash).
+    """
+    if name == "flash":
+        from electra_jax.model.flash import flash
+
+        assert kernels.spread is not None
+        return flash(query, key, value, segment_ids, kernels.spread, kernels.platform == "cpu")
+    same = segment_ids[:, : query.shape[1], None] == segment_ids[:, None, :]
+    if name == "einsum":
+        return attend(query, key, value, same, seeds, site, rate)
+    library: Literal["cudnn", "xla"] = "cudnn" if name == "cudnn" else "xla"
+    return jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation=library)
+
+
+def use_of(config: ModelConfig, kernels: Kernels, length: Any, is_training: bool) -> Use:
+    """What a network asks of attention over rows of so many tokens, a symbol where an export leaves that open."""
+    return Use(
+        rate=config.attention_probs_dropout_prob if is_training else 0.0,
+        dtype=kernels.dtype,
+        head_size=config.hidden_size // config.num_attention_heads,
+        length=length,
+        platform=kernels.platform,
+        is_placed=kernels.spread is not None,
+    )
+
+
+def describe_attention(networks: NetworksConfig, kernels: Kernels, lengths: Sequence[int]) -> str:
+    """One line for people: the implementation in each network, in training and in evaluation, and why.
+
+    Raises UserError where the one asked for cannot compute what the networks ask of it.
+    """
+    uses = {
+        purpose: [
+            (name, use_of(sizes, kernels, length, purpose == "training"))
+            for name, sizes in networks.each.items()
+            for length in lengths
+        ]
+        for purpose in ("training", "evaluation")
+    }
+    return describe(kernels.attention, uses)
+
+
 def first_tokens(x: Float[Array, "t h"], segment_ids: Int[Array, "b l"]) -> Float[Array, "b h"]:
     """The state of the first token of each of these rows."""
     return x.reshape(*segment_ids.shape, x.shape[-1])[:, 0]
-
-
-def choose(wanted: str, rate: float) -> str:
-    """The implementation that computes the wanted attention exactly. Raises UserError where it cannot."""
-    if wanted == "auto":
-        return "einsum" if rate else "xla"
-    if wanted == "xla" and rate:
-        raise UserError(
-            f"attention xla has no dropout, but attention_probs_dropout_prob is {rate}: take einsum, or dropout 0"
-        )
-    return wanted
 
 
 def attend(

@@ -5,12 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from electra_jax.config import ModelConfig, PretrainConfig, RuntimeConfig, SpecialTokens
 from electra_jax.errors import UserError
-from electra_jax.model.attention import Kernels
+from electra_jax.model.attention import ON_ONE_DEVICE, Kernels
 from electra_jax.model.encoder import Embeddings, Encoder, Tables, TableSource, gelu, layer_norm
+from electra_jax.model.implementations import EVERYWHERE
 from electra_jax.model.initializers import matrix_init, projection_init
 from electra_jax.model.inputs import Inputs, create_inputs
 from electra_jax.model.spans import MASKED, SpanLogits, best_starts, can_be_answer
@@ -195,15 +197,21 @@ class RtdHead(nn.Module):
         return logits[:, 0]
 
 
-def create_model(config: PretrainConfig) -> Electra:
-    """The module of one run's settings."""
+def create_model(config: PretrainConfig, platform: str | None = None, spread: PartitionSpec = ON_ONE_DEVICE) -> Electra:
+    """The module of one run's settings, for a platform and for arrays that lie as `Kernels.spread` says.
+
+    Without a platform it can be computed on any: what only one of them has gives way.
+    """
     runtime: RuntimeConfig = config.runtime
+    portable = platform is not None or runtime.attention in EVERYWHERE
     kernels = Kernels(
         dtype=runtime.dtype,
-        attention=runtime.attention,
+        attention=runtime.attention if portable else "auto",
         unroll_layers=runtime.unroll_layers,
         remat=runtime.remat,
         vocab_chunks=runtime.vocab_chunks,
+        platform=platform,
+        spread=spread,
     )
     return Electra(networks_of(config), kernels)
 

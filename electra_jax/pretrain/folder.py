@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from electra_jax.config import PretrainConfig, differences, read_config
@@ -9,6 +11,23 @@ from electra_jax.errors import UserError
 from electra_jax.files import new_folder, read_json, write_json
 from electra_jax.settings import to_json
 from electra_jax.text.rows import DataSet
+from electra_jax.training.processes import is_first, wait_for_all
+from electra_jax.training.workdir import own
+
+
+@contextmanager
+def claimed(workdir: Path, config: PretrainConfig, data_set: DataSet, begun: bool) -> Iterator[PretrainConfig]:
+    """The workdir is this run's, and the first process holds it for all; inside, the run's settings.
+
+    Raises UserError where it belongs to other settings or data, or another process trains in it.
+    """
+    with ExitStack() as held:
+        if is_first():
+            claim(workdir, config, data_set)
+            held.enter_context(own(workdir))
+            keep_runtime(workdir, config, begun)
+        wait_for_all("the workdir is claimed")
+        yield read_config(workdir / "config.json")
 
 
 def check_data(config: PretrainConfig, data_set: DataSet) -> None:
@@ -50,8 +69,8 @@ def claim(workdir: Path, config: PretrainConfig, data_set: DataSet) -> None:
         raise UserError(f"{workdir} was begun on another data set: name that one, or choose a new workdir")
 
 
-def keep_runtime(workdir: Path, config: PretrainConfig, begun: bool) -> PretrainConfig:
-    """Writes today's runtime settings, which a resumed run may change, into config.json; returns what stands there.
+def keep_runtime(workdir: Path, config: PretrainConfig, begun: bool) -> None:
+    """Writes today's runtime settings, which a resumed run may change, into config.json.
 
     Where the run began with weights that have moved since, it keeps their old place: they are read no more.
     """
@@ -60,4 +79,3 @@ def keep_runtime(workdir: Path, config: PretrainConfig, begun: bool) -> Pretrain
         config = dataclasses.replace(old, runtime=config.runtime)
     if old != config:
         write_json(workdir / "config.json", to_json(config))
-    return config

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from electra_jax.config import PretrainConfig, read_config
-from electra_jax.model.electra import create_model, create_params
+from electra_jax.config import PretrainConfig
+from electra_jax.model.attention import describe_attention
+from electra_jax.model.electra import Electra, create_model, create_params
 from electra_jax.model.flops import train_step_flops
 from electra_jax.networks import networks_of
 from electra_jax.pretrain.evaluation import evaluate, make_eval_step
-from electra_jax.pretrain.folder import claim, keep_runtime
+from electra_jax.pretrain.folder import claimed
 from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.pretrain.step import TrainStep, make_train_step
 from electra_jax.pretrain.warm_start import GivenWeights, begin_with, read_weights
@@ -33,7 +33,6 @@ from electra_jax.training.profiling import profiled
 from electra_jax.training.progress import ProgressLine
 from electra_jax.training.state import TrainState, create_state
 from electra_jax.training.throughput import peak_flops
-from electra_jax.training.workdir import own
 
 
 def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console) -> dict[str, Any]:
@@ -47,25 +46,21 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
     data_set = open_data_set(data, verify=config.runtime.verify_data and is_first())
     rows_at_once = config.train.batch_size // (config.runtime.micro_batches * config.runtime.vocab_chunks)
     mesh = sharding.create_mesh(config.runtime.mesh, rows_at_once)
+    model = create_model_on(config, mesh)
+    attention = describe_attention(model.networks, model.kernels, [config.data.length])
     begun = bool(saved_steps(workdir / "checkpoints"))
     weights = None
     if config.train.init_from is not None and not begun:
         weights = read_weights(config, data_set, console.print)
     wait_for_all("everything is read and nothing written")
     with claimed(workdir, config, data_set, begun) as config, jax.set_mesh(mesh):
+        console.print(attention, highlight=False, soft_wrap=True)
         return Run(config, data_set, workdir, mesh, console, weights).train()
 
 
-@contextmanager
-def claimed(workdir: Path, config: PretrainConfig, data_set: DataSet, begun: bool) -> Iterator[PretrainConfig]:
-    """The workdir is this run's, and the first process holds it for all; inside, its settings."""
-    with ExitStack() as held:
-        if is_first():
-            claim(workdir, config, data_set)
-            held.enter_context(own(workdir))
-            keep_runtime(workdir, config, begun)
-        wait_for_all("the workdir is claimed")
-        yield read_config(workdir / "config.json")
+def create_model_on(config: PretrainConfig, mesh: Mesh) -> Electra:
+    """The run's model, computed as suits the devices of this mesh, which need not be this process's."""
+    return create_model(config, mesh.devices.flat[0].platform, sharding.HEADS)
 
 
 def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], TrainState]:
@@ -103,7 +98,7 @@ class Run:
         if is_first():
             self.log = MetricsLog(workdir, self.clock.step, config.runtime.tensorboard, console.print)
         self.progress = ProgressLine(console, self.clock.step, config.train.steps)
-        eval_step = make_eval_step(config.objective, create_model(config), data_set.special)
+        eval_step = make_eval_step(config.objective, create_model_on(config, mesh), data_set.special)
         self.eval_step = jax.jit(eval_step, out_shardings=sharding.everywhere(mesh))
         self.schedule = make_schedule(config.optimizer, config.train.steps)
         self.line: dict[str, Any] = {}
@@ -117,7 +112,7 @@ class Run:
         config, runtime = self.config, self.config.runtime
         recorded = runtime.profile if is_first() else 0
         tx = make_optimizer(config.optimizer, config.train.steps)
-        step_fn = make_train_step(config, create_model(config), tx, self.data_set.special)
+        step_fn = make_train_step(config, create_model_on(config, self.mesh), tx, self.data_set.special)
         try:
             compiled = self._compile(step_fn)
             with profiled(compiled, recorded, self.workdir / "profile") as step_fn:

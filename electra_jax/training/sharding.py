@@ -15,6 +15,8 @@ from electra_jax.config import MeshConfig
 from electra_jax.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
+# How [batch, length, heads, head size] lies within attention.
+HEADS = P(BATCH_AXES, None, "tensor", None)
 # A leaf smaller than this is not worth cutting.
 FSDP_MIN_SIZE = 2**14
 # Matrices cut along their columns or rows by the tensor axis (Megatron-LM, arXiv 1909.08053).

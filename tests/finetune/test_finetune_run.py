@@ -170,6 +170,21 @@ def test_other_data_is_refused(small_run, deeds, together, tmp_path):
         run(small_run, other, together[0])
 
 
+@pytest.mark.parametrize(
+    ("attention", "dropout", "sentence"),
+    [
+        ("xla", 0.1, "attention xla has no dropout"),
+        ("cudnn", 0.0, "attention cudnn computes on a GPU alone, not on a CPU"),
+        ("flash", 0.0, "attention flash cannot be told how fine-tuning's members lie on several devices"),
+    ],
+)
+def test_attention_that_cannot_be_computed_is_refused(small_run, deeds, tmp_path, attention, dropout, sentence):
+    runtime = FinetuneRuntime(attention=attention)
+    with pytest.raises(UserError, match=sentence):
+        run(small_run, deeds, tmp_path / "out", dropout=dropout, runtime=runtime)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_member_that_diverges_leaves_the_others_alone(small_run, deeds, together, tmp_path):
     """Also where a whole chunk of members diverges, as the second one here."""
     out = tmp_path / "out"

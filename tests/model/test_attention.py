@@ -5,8 +5,9 @@ import pytest
 from tiny_models import SPECIAL, TINY, make_config, make_params, make_rows, quick_jit
 
 from electra_jax.errors import UserError
-from electra_jax.model.attention import Kernels, attend, choose, create_rotation, rotate
+from electra_jax.model.attention import Kernels, attend, create_rotation, rotate
 from electra_jax.model.electra import Electra
+from electra_jax.model.implementations import Use, choose
 from electra_jax.model.inputs import create_inputs
 from electra_jax.networks import networks_of
 
@@ -82,12 +83,12 @@ def test_implementations_agree_in_the_networks_forward_and_backward():
 
 
 def test_an_implementation_that_cannot_do_what_is_wanted_is_refused():
-    assert choose("auto", 0.1) == "einsum"
-    assert choose("auto", 0.0) == "xla"
-    assert choose("einsum", 0.0) == "einsum"
-    assert choose("xla", 0.0) == "xla"
+    assert choose("auto", Use(0.1)) == "einsum"
+    assert choose("auto", Use(0.0)) == "xla"
+    assert choose("einsum", Use(0.0)) == "einsum"
+    assert choose("xla", Use(0.0)) == "xla"
     with pytest.raises(UserError, match="has no dropout"):
-        choose("xla", 0.1)
+        choose("xla", Use(0.1))
 
 
 def test_rope_turns_pairs_as_complex_numbers_turn():
