@@ -89,7 +89,9 @@ def test_what_is_wrong_in_one_process_ends_all(data: Path, tmp_path: Path) -> No
     here, there = joined_by_hand(2, 1)
     first = start(*pretrain_args(data, run, *SHORT), **here)
     second = start(*pretrain_args(tmp_path / "nowhere", run, *SHORT), **there)
-    assert "nowhere" in ended(second, 2).splitlines()[-1]
+    _, errors = second.communicate(timeout=200)
+    assert second.returncode == 2, errors.decode()
+    assert "nowhere" in errors.decode().splitlines()[-1]
     said = ended(first, 1).splitlines()[-1]
     assert "process 1 of this run has ended" in said
     assert "nowhere" in said
