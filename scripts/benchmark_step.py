@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Ours and the PyTorch peer's joint pre-training step, the same shapes, alternating in one run.
 
-Prints a table of medians and ratios (above 1: ours is faster); --json and --markdown write it to files. The peer is a
-script that prints one JSON line with `ms`; without it, or without torch, only ours is measured and that is said.
+Prints a table of medians and ratios (above 1: ours is faster) and one of our step's phases, each compiled alone; --json
+and --markdown write them to files. The peer is a script that prints one JSON line with `ms`; without it, or without
+torch, only ours is measured and that is said.
 """
 
 import argparse
@@ -29,11 +30,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each turn")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each, alternating")
-    parser.add_argument("--variants", default="full,gathered", help="the peer's, comma-separated; add +compile to one")
+    parser.add_argument("--variants", default="full,gathered,full+compile,gathered+compile", help="the peer's")
     parser.add_argument("--peer", type=Path, default=ROOT.parent / "shared" / "peers" / "torch_electra_step.py")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--ours", action="store_true", help="measure one turn of ours and print its JSON line")
+    parser.add_argument("--phases", action="store_true", help="with --ours: the phases too")
     return parser.parse_args()
 
 
@@ -46,6 +48,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     from electra_jax.model.flops import train_step_flops
     from electra_jax.pretrain.run import create_model_on, plan_state
     from electra_jax.pretrain.step import make_train_step
+    from electra_jax.scale.phases import time_phases
     from electra_jax.training import sharding
     from electra_jax.training.host import tune_for_cpu
     from electra_jax.training.optimizer import make_optimizer
@@ -74,6 +77,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
             state, _ = step(state, sharding.place_batch(ids, mesh))
             jax.block_until_ready(state)
             times.append(time.perf_counter() - start)
+        phases = time_phases(config, state.params, ids, special, mesh, args.steps) if args.phases else None
     median = statistics.median(times[args.warmup :])
     peak = peak_flops(jax.devices()[0], args.dtype)
     return {
@@ -82,6 +86,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": args.batch * args.length / median,
         "mfu": train_step_flops(config) / median / peak if peak else None,
         "first_step_seconds": times[0],
+        "phases_ms": phases and {name: seconds * 1e3 for name, seconds in phases.items()},
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
@@ -115,7 +120,8 @@ def main() -> None:
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for number in range(args.rounds):
         for name, command in contestants.items():
-            result = run(command)
+            last = name == "ours" and number == args.rounds - 1
+            result = run([*command, *(["--phases"] if last else [])])
             if result is not None:
                 turns[name].append(result)
                 print(f"turn {number + 1}: {name} {result['ms']:.1f} ms", file=sys.stderr)
@@ -124,7 +130,8 @@ def main() -> None:
 
 def report(args: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) -> None:
     """Medians over the turns; the ratio is the median of the turn-by-turn ratios."""
-    lines = ["| step | median ms | tokens/s | ours is faster by |", "|---|---|---|---|"]
+    lines = ["| step | median ms | tokens/s | MFU | ours is faster by |", "|---|---|---|---|---|"]
+    flops = [turn["mfu"] * turn["ms"] for turn in turns["ours"] if turn["mfu"]]
     results: dict[str, Any] = {}
     for name, found in turns.items():
         if not found:
@@ -134,7 +141,14 @@ def report(args: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) -> 
         ratio = statistics.median(pairs)
         rate = args.batch * args.length / median * 1e3
         results[name] = {"ms": median, "tokens_per_second": rate, "ratio": ratio, "turns": found}
-        lines.append(f"| {name} | {median:.1f} | {rate:,.0f} | {'' if name == 'ours' else f'{ratio:.2f}×'} |")
+        # All count as what ours computes: the peer's scores of every position are work, but nobody asked for it.
+        mfu = f"{statistics.median(flops) / median:.1%}" if flops else ""
+        lines.append(f"| {name} | {median:.1f} | {rate:,.0f} | {mfu} | {'' if name == 'ours' else f'{ratio:.2f}×'} |")
+    phases = turns["ours"][-1]["phases_ms"] if turns["ours"] else None
+    if phases:
+        lines += ["", "| our step's phases, each alone | ms |", "|---|---|"]
+        lines += [f"| {name} | {ms:.1f} |" for name, ms in phases.items()]
+        lines.append(f"| together | {sum(phases.values()):.1f} |")
     title = f"{args.size}, batch {args.batch}, length {args.length}, {args.dtype}, {args.sampler}"
     text = f"{title}\n\n" + "\n".join(lines) + "\n"
     print(text)
