@@ -14,6 +14,7 @@ from electra_jax.model.inputs import create_inputs
 from electra_jax.pretrain import health
 from electra_jax.pretrain.corruption import create_row_keys, replace, sample_unigram
 from electra_jax.pretrain.objectives import OBJECTIVES, Params, rtd_mask
+from electra_jax.training.sharding import gather_tables
 
 # Independent of the run's seed, so that numbers of different runs compare.
 EVAL_SEED = 20030
@@ -28,7 +29,7 @@ def make_eval_step(objective: ObjectiveConfig, model: Electra, special: SpecialT
     def eval_step(
         params: Params, ids: Integer[Array, "b l"], rows: Int[Array, " b"], unigram: Float[Array, " v"]
     ) -> dict[str, Any]:
-        inputs = create_inputs(ids, special)
+        params, inputs = gather_tables(params), create_inputs(ids, special)
         row_key = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(EVAL_SEED), row))
         keys = create_row_keys(row_key(rows))
         out = compute(model, params, inputs, keys, objective, special, False)

@@ -14,6 +14,7 @@ from electra_jax.model.inputs import Inputs, create_inputs
 from electra_jax.pretrain.corruption import create_row_keys
 from electra_jax.pretrain.groups import split_rows
 from electra_jax.pretrain.objectives import OBJECTIVES, Outputs, Params, total_loss
+from electra_jax.training.sharding import gather_tables
 from electra_jax.training.state import TrainState, apply_gradients
 
 TrainStep = Callable[[TrainState, Integer[Array, "b l"]], tuple[TrainState, dict[str, Any]]]
@@ -28,8 +29,8 @@ def make_train_step(
     def train_step(state: TrainState, ids: Integer[Array, "b l"]) -> tuple[TrainState, dict[str, Any]]:
         inputs = create_inputs(ids, special)
         keys = jax.random.split(jax.random.fold_in(base_key, state.step), ids.shape[0])
-        grads, stats = accumulate_gradients(state.params, inputs, keys, config, model, special)
-        state = apply_gradients(state, grads, tx, stats, config.runtime.log_every)
+        grads, stats = accumulate_gradients(gather_tables(state.params), inputs, keys, config, model, special)
+        state = apply_gradients(state, gather_tables(grads), tx, stats, config.runtime.log_every)
         out = {"window": state.window, "bad_steps": state.bad_steps, "skipped": state.skipped}
         return state, out | {"tokens": inputs.attention_mask.sum()}
 

@@ -54,7 +54,7 @@ def create_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] |
 def partition_spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> P:
     """Where a leaf lies: tensor axis by name, fsdp on the largest axis it divides, else a copy on each device.
 
-    Raises KeyError for a leaf of several axes that no table names.
+    Tables are cut for storage only (`gather_tables`). Raises KeyError for a leaf of several axes that no table names.
     """
     spec: list[str | None] = [None] * len(shape)
     names = {str(getattr(entry, "key", "")) for entry in path}
@@ -66,13 +66,27 @@ def partition_spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> P:
         if axis is not None and shape[axis] % tensor == 0:
             spec[axis] = "tensor"
     if fsdp > 1 and np.prod(shape) >= FSDP_MIN_SIZE:
-        # Cutting a table's feature axis makes XLA rematerialise it whole; its vocabulary axis is the larger one,
-        # but where that does not divide, the table stays whole.
-        axes = [0] if names & TABLES else sorted(range(len(shape)), key=lambda axis: -shape[axis])
+        axes = sorted(range(len(shape)), key=lambda axis: -shape[axis])
         free = [axis for axis in axes if spec[axis] is None and shape[axis] % fsdp == 0]
         if free:
             spec[free[0]] = "fsdp"
     return P(*spec)
+
+
+def gather_tables(params: Any) -> Any:
+    """The same parameters, or their gradients, within a step: each table under fsdp whole on every device.
+
+    Else XLA would carry a table's cut over into the look-up of its rows and the scattering of their gradients, where
+    it finds no way but to gather the activations ("involuntary full rematerialization"). The update stays cut.
+    """
+    if jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) == 1:
+        return params
+
+    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
+        is_table = TABLES & {str(getattr(entry, "key", "")) for entry in path}
+        return jax.lax.with_sharding_constraint(leaf, P()) if is_table else leaf
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:
