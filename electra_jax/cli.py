@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "glue": finetuning.glue,
     "predict": predicting.predict,
     "flops": pretraining.flops,
+    "plan": pretraining.plan,
     "import": exchange.import_model,
     "export": exchange.export,
     "evaluate": predicting.evaluate,

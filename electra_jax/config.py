@@ -19,6 +19,7 @@ from electra_jax.settings import Settings, from_json
 Sharing = Literal["none", "token", "all", "gdes"]
 # How attention is computed; auto: by the fastest that can do so here (electra_jax/model/implementations.py).
 Attention = Literal["auto", "einsum", "xla", "cudnn", "flash"]
+Remat = Literal["none", "products", "layers"]
 
 
 class SpecialTokens(NamedTuple):
@@ -219,7 +220,7 @@ class RuntimeConfig(Settings):
     unroll_layers: bool = True  # only where nothing is rematerialised
     # What the backward pass computes anew instead of keeping it: products, all but the matrix products with weights;
     # layers, everything between the layers' inputs.
-    remat: Literal["none", "products", "layers"] = "none"
+    remat: Remat = "none"
     micro_batches: int = 1
     # Groups of rows whose scores of the vocabulary, [rows · slots, vocab_size], are there one group at a time.
     vocab_chunks: int = 1
@@ -254,6 +255,11 @@ class PretrainConfig(Settings):
     optimizer: OptimizerConfig
     train: TrainConfig
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def rows_at_once(self) -> int:
+        """The fewest rows that are computed together: of a micro-batch's chunk."""
+        return self.train.batch_size // (self.runtime.micro_batches * self.runtime.vocab_chunks)
 
     def check(self) -> None:
         self.require(

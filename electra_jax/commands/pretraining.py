@@ -1,7 +1,8 @@
-"""prepare, pretrain, flops."""
+"""prepare, pretrain, flops, plan."""
 
 import argparse
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,43 @@ def flops(args: list[str]) -> None:
         print(json.dumps(flops_json(parsed.settings)))
     else:
         show_flops(parsed.settings, Console())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArgs:
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    topology: str | None = None  # a TPU slice, as v5e:16x16, v6e:4x4 or v5p:8x8x8; without: the devices here
+    memory_gib: float | None = None  # of one device; without: what is known of its kind
+    json: bool = False  # one object, for programs
+
+
+def plan(args: list[str]) -> None:
+    """Compile the train step for devices that need not be there: memory, collectives, FLOPs, days."""
+    config, rest, description = _preset("plan", args, plan.__doc__)
+    parsed = parse(PlanArgs, "plan", rest, description, {"settings": config})
+    if parsed.memory_gib is not None and not parsed.memory_gib > 0:
+        raise UserError(f"--memory-gib must be above 0, not {parsed.memory_gib}")
+    import jax
+
+    from electra_jax.scale import fitting, show_plan, target
+    from electra_jax.training.host import tune_for_cpu
+
+    dtype = parsed.settings.runtime.dtype
+    if parsed.topology is None:
+        tune_for_cpu()  # as the run will be
+        devices = target.devices_here(dtype)
+    else:
+        jax.config.update("jax_platforms", "cpu")  # else jax would look for the chips
+        devices = target.devices_of_slice(parsed.topology, dtype)
+    memory = devices.memory if parsed.memory_gib is None else int(parsed.memory_gib * 2**30)
+    progress = Console(stderr=True)
+    say = functools.partial(progress.print, highlight=False, soft_wrap=True)
+    say(show_plan.describe(devices))
+    tried = fitting.plan(parsed.settings, devices, memory, say)
+    if parsed.json:
+        print(json.dumps(show_plan.plan_json(tried, devices, memory)))
+    else:
+        show_plan.show_plan(tried, devices, memory, Console())
 
 
 def _preset(command: str, args: list[str], what: str | None) -> tuple[PretrainConfig, list[str], str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from electra_jax.config import PretrainConfig
+from electra_jax.config import PretrainConfig, SpecialTokens
 from electra_jax.model.attention import describe_attention
 from electra_jax.model.electra import Electra, create_model, create_params
 from electra_jax.model.flops import train_step_flops
@@ -44,8 +44,7 @@ def pretrain(config: PretrainConfig, data: Path, workdir: Path, console: Console
     written; MachineError for faults of the machine; Interrupted on SIGTERM and Ctrl-C.
     """
     data_set = open_data_set(data, verify=config.runtime.verify_data and is_first())
-    rows_at_once = config.train.batch_size // (config.runtime.micro_batches * config.runtime.vocab_chunks)
-    mesh = sharding.create_mesh(config.runtime.mesh, rows_at_once)
+    mesh = sharding.create_mesh(config.runtime.mesh, config.rows_at_once)
     model = create_model_on(config, mesh)
     attention = describe_attention(model.networks, model.kernels, [config.data.length])
     begun = bool(saved_steps(workdir / "checkpoints"))
@@ -74,6 +73,22 @@ def plan_state(config: PretrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainSt
     shapes = jax.eval_shape(fresh)
     places = sharding.state_shardings(shapes, mesh)
     return fresh, jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
+
+
+def make_step(config: PretrainConfig, mesh: Mesh, special: SpecialTokens) -> TrainStep:
+    """The train step of these settings on this mesh."""
+    tx = make_optimizer(config.optimizer, config.train.steps)
+    return make_train_step(config, create_model_on(config, mesh), tx, special)
+
+
+def lower_step(
+    step_fn: TrainStep, config: PretrainConfig, state: TrainState, mesh: Mesh, dtype: np.dtype
+) -> jax.stages.Lowered:
+    """The step, ready to be compiled for a state on the mesh, or for that state's shapes, and for rows of `dtype`."""
+    rows = (config.train.batch_size, config.data.length)
+    batch = jax.ShapeDtypeStruct(rows, dtype, sharding=sharding.batch_sharding(mesh))
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(places, None)).lower(state, batch)
 
 
 class Run:
@@ -109,12 +124,12 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Runs the remaining steps."""
-        config, runtime = self.config, self.config.runtime
+        data, runtime = self.data_set, self.config.runtime
         recorded = runtime.profile if is_first() else 0
-        tx = make_optimizer(config.optimizer, config.train.steps)
-        step_fn = make_train_step(config, create_model_on(config, self.mesh), tx, self.data_set.special)
+        step_fn = make_step(self.config, self.mesh, data.special)
         try:
-            compiled = self._compile(step_fn)
+            # Compiled before the clock starts.
+            compiled = lower_step(step_fn, self.config, self.state, self.mesh, data.train.dtype).compile()
             with profiled(compiled, recorded, self.workdir / "profile") as step_fn:
                 batches, bad = self._train_batches(), runtime.max_bad_steps
                 train(self.state, step_fn, batches, self.clock, self, bad, make_agreement())
@@ -127,14 +142,6 @@ class Run:
                 self.log.close()
         self.checkpoints.close()
         return self.line or read_metrics(self.workdir)[-1]
-
-    def _compile(self, step_fn: TrainStep) -> Any:
-        """Compiled before the clock starts."""
-        rows = (self.config.train.batch_size, self.config.data.length)
-        batch = jax.ShapeDtypeStruct(rows, self.data_set.train.dtype, sharding=sharding.batch_sharding(self.mesh))
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(places, None))
-        return jitted.lower(self.state, batch).compile()
 
     def observe(self, clock: Clock, out: dict[str, Any]) -> None:
         if clock.step % self.config.runtime.log_every == 0 and not self.due(clock.step):

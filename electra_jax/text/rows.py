@@ -30,12 +30,17 @@ _HEADER = 128  # bytes of an .npy header, padded so that the number of rows can 
 _REMAKE = "copy the data set again, or prepare it anew"
 
 
+def row_dtype(vocab_size: int) -> np.dtype:
+    """The type of the token ids in rows of a vocabulary."""
+    return np.dtype("<u2" if vocab_size < 65536 else "<u4")
+
+
 class RowsWriter:
     """Writes the shards `{split}-00000.npy` … into a folder as rows come in. A context manager."""
 
     def __init__(self, folder: Path, split: str, length: int, vocab_size: int) -> None:
         self._folder, self._split, self._length = folder, split, length
-        self._dtype = np.dtype("<u2" if vocab_size < 65536 else "<u4")
+        self._dtype = row_dtype(vocab_size)
         self._most = max(1, SHARD_BYTES // (length * self._dtype.itemsize))
         self._file: io.FileIO | None = None
         self._in_file = 0
@@ -185,7 +190,7 @@ def open_data_set(folder: Path, verify: bool = True) -> DataSet:
         raise MachineError(f"{folder / META} is damaged, for it does not match its own checksum: {_REMAKE}")
     for name, file in meta["files"].items():
         _check(folder / name, file, verify)
-    dtype = np.dtype("<u2" if meta["tokenizer"]["vocab_size"] < 65536 else "<u4")
+    dtype = row_dtype(meta["tokenizer"]["vocab_size"])
     splits = {
         split: Rows(
             [_open(folder / name) for name in meta["files"] if name.startswith(f"{split}-")],

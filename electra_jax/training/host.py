@@ -1,6 +1,8 @@
-"""How this process uses the machine that it runs on: settings of the C library and of JAX's CPU client."""
+"""How this process uses the machine that it runs on: settings of the C library and of JAX's CPU client, memory."""
 
 import ctypes
+import os
+from pathlib import Path
 
 import jax
 
@@ -21,3 +23,9 @@ def tune_for_cpu() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process holds at the moment; None where the system does not say."""
+    pages = Path("/proc/self/statm")  # of Linux: total, resident, …
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else None
