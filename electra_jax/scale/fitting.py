@@ -119,7 +119,9 @@ def options(asked: RuntimeConfig, other: RuntimeConfig) -> list[str]:
 
 def show_bytes(size: int) -> str:
     """For people."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    if size >= 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
 
 def _verdict(done: Compiled, memory: int | None) -> str:

@@ -13,6 +13,8 @@ from electra_jax.scale.plan import Compiled, Memory
 from electra_jax.scale.target import Target
 
 UTILISATIONS = (0.2, 0.4, 0.6)
+# What a run holds beside its step, measured: programs that draw the state and evaluate, logs, the drawing of curves.
+BESIDE = 170 * 2**20
 DAY = 24 * 60 * 60
 PARTS = {
     "state": "state: parameters and moments",
@@ -36,8 +38,8 @@ def show_plan(tried: list[Compiled], target: Target, memory: int | None, console
         process = process_bytes(tried)
         if process is not None:
             _say(
-                f"The process as a whole: about {show_bytes(process)}, with Python, libraries and compiler as they are "
-                "here, and a copy of the state while it saves.",
+                f"The process as a whole: about {show_bytes(process)}, with Python, its libraries, the compiler and a "
+                "copy of the state while it saves.",
                 console,
             )
     if last.collectives:
@@ -46,7 +48,7 @@ def show_plan(tried: list[Compiled], target: Target, memory: int | None, console
     micro = f" in {config.runtime.micro_batches} micro-batches" if config.runtime.micro_batches > 1 else ""
     _say(f"{rows}{micro}, {config.runtime.dtype}; {train_step_flops(config):.3g} model FLOPs a step.", console)
     if target.peak is not None:
-        days = ", ".join(f"{days:.3g} days at {share:.0%} MFU" for share, days in _days(config, target).items())
+        days = ", ".join(f"{_show_days(days)} at {share:.0%} MFU" for share, days in _days(config, target).items())
         peak = f"peak {target.peak / 1e12:.3g} TFLOP/s a device"
         _say(f"{config.train.steps:,} steps take {days} ({peak}).", console)
 
@@ -60,11 +62,11 @@ def describe(target: Target) -> str:
 def process_bytes(tried: list[Compiled]) -> int | None:
     """What a whole pre-training process on a CPU of one device will hold at most, or None for other devices.
 
-    This process, which has compiled the step as that one will, then the step, and the copy of the state that a
-    checkpoint is written from.
+    This process, which has compiled the step as that one will; the step; the copy of the state that a checkpoint is
+    written from; and the rest.
     """
     before, last = tried[0].resident, tried[-1].memory
-    return None if before is None or last is None else before + last.total + last.state
+    return None if before is None or last is None else before + last.total + last.state + BESIDE
 
 
 def plan_json(tried: list[Compiled], target: Target, memory: int | None) -> dict[str, Any]:
@@ -125,6 +127,11 @@ def _days(config: PretrainConfig, target: Target) -> dict[float, float]:
         return {}
     seconds = config.train.steps * train_step_flops(config) / (target.peak * len(target.devices))
     return {share: seconds / share / DAY for share in UTILISATIONS}
+
+
+def _show_days(days: float) -> str:
+    unit, name = (1, "days") if days >= 2 else (24, "hours") if days >= 1 / 24 else (24 * 60, "minutes")
+    return f"{days * unit:.3g} {name}"
 
 
 def _no_way(tried: int) -> str:
