@@ -35,7 +35,7 @@ planned = compile_step(config, here)
 mesh = create_mesh(config, here)
 fresh, wanted = plan_state(config, mesh)
 dtype = row_dtype(config.model.vocab_size)
-step = lower_step(make_step(config, SPECIAL), config, wanted, mesh, dtype).compile()
+step = lower_step(make_step(config, mesh, SPECIAL), config, wanted, mesh, dtype).compile()
 draw = jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, wanted)).lower().compile()
 # What compiling left behind goes back to the kernel, which then counts from here.
 ctypes.CDLL(None).malloc_trim(0)
