@@ -85,11 +85,14 @@ def pretrain_args(data: Path, run: Path, *more: str) -> list[str]:
 def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     """Starts the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
-    # What is computed is the same without the compiler's expensive passes, and is there in half the time.
-    quick = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **compiled_before(), **environment}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=quick_environment(**environment))
+
+
+def quick_environment(**more: str) -> dict[str, str]:
+    """What is computed is the same without the compiler's expensive passes, and is there in half the time."""
+    quick = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, **compiled_before(), **more}
 
 
 def start_together(count: int, devices: int, *args: str | Path, **environment: str) -> list[subprocess.Popen[bytes]]:
