@@ -52,7 +52,7 @@ print(json.dumps({"used": peak() - before, "planned": planned.memory._asdict(), 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's count is Linux's")
 def test_what_is_planned_for_a_cpu_is_what_steps_then_use(tmp_path):
-    """Growth of a process's peak over four steps, against the plan's figure: asked for is 10%, it is 1 to 3%."""
+    """Growth of a process's peak over four steps, against the plan's figure: asked for is 10%, it is some 6%."""
     sizes = {"vocab_size": 2000, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
     config = make_config(
         model=sizes | {"max_position_embeddings": 128},
@@ -134,6 +134,7 @@ def test_bad_input_gets_one_sentence(capsys, args, words):
     assert len([line for line in said if line.startswith("electra-jax:")]) == 1
 
 
+PLAIN = {"XLA_FLAGS": ""}  # libtpu ends where the CPU's compiler has settings that it does not know
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 
@@ -145,23 +146,45 @@ def test_without_the_compiler_for_tpus_its_installation_is_named(capsys):
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs the extra [tpu-plan]")
 def test_a_slice_that_is_not_here(small_run):
-    told = json.loads(electra_jax(*plan_args(small_run, "--topology", "v5e:2x2", "--json"), check=True).stdout)
+    args = plan_args(small_run, "--topology", "v5e:2x2", "--json")
+    told = json.loads(electra_jax(*args, check=True, **PLAIN).stdout)
     assert (told["devices"], told["kind"], told["hosts"]) == (4, "TPU v5 lite", 1)
     assert told["fits"]
     assert told["memory"] == 15.75 * 2**30
     assert told["peak_per_device"] == 197e12
     assert told["collectives"]["all-reduce"]["bytes"] > 0
     assert 0 < told["bytes"]["state"] < told["bytes"]["total"]
-    batch = str(2**19)
-    more = ("--topology", "v5e:2x2", "--json", "--train.batch-size", batch, "--memory-gib", "4")
-    told = json.loads(electra_jax(*plan_args(small_run, *more), check=True).stdout)
-    assert told["tried"][0]["needed"] > 4 * 2**30
-    assert told["fits"]
-    assert told["options"]
+
+
+TOO_LARGE = """
+import dataclasses, json, sys
+from pathlib import Path
+import jax
+from electra_jax.config import load_preset
+from electra_jax.scale.plan import compile_step
+from electra_jax.scale.target import devices_of_slice
+
+jax.config.update("jax_platforms", "cpu")
+config = load_preset(Path(sys.argv[1]))
+config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, unroll_layers=False))
+done = compile_step(config, devices_of_slice("v5e:2x2", "float32"))
+print(json.dumps({"fits": done.fits(None), "needed": done.needed}))
+"""
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs the extra [tpu-plan]")
+def test_what_the_compiler_says_of_a_step_that_is_too_large_is_understood():
+    """Base with 64 rows a chip, in its own words: a form of them that is no longer read would show here."""
+    env = {**os.environ, **PLAIN}
+    done = subprocess.run([sys.executable, "-c", TOO_LARGE, CONFIGS / "base.py"], capture_output=True, env=env)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert not told["fits"]
+    assert 20 * 2**30 < told["needed"] < 100 * 2**30
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs the extra [tpu-plan]")
 def test_a_slice_that_libtpu_refuses(small_run):
-    done = electra_jax(*plan_args(small_run, "--topology", "v5e:3x3"))
+    done = electra_jax(*plan_args(small_run, "--topology", "v5e:3x3"), **PLAIN)
     assert done.returncode == 2
     assert b"libtpu knows no TPU slice 'v5e:3x3'" in done.stderr
