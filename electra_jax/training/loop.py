@@ -75,8 +75,7 @@ def train(
             step += 1
             before, pending = pending, (step, out)
             bad_steps = read(*before) if before else 0
-            signum = agree(stop[0] if stop else 0)
-            if signum or bad_steps >= max_bad_steps or hooks.due(step):
+            if bad_steps >= max_bad_steps or hooks.due(step):
                 bad_steps, pending = max(bad_steps, read(*pending)), None
             # Before an end of any kind, or this step's evaluation would be missing from the resumed run's metrics.
             if hooks.due(step):
@@ -89,7 +88,10 @@ def train(
                     "with its last good parameters saved; look at the data, or begin a new workdir with a lower "
                     "optimizer.learning-rate"
                 )
+            signum = agree(stop[0] if stop else 0)
             if signum:
+                if pending:
+                    read(*pending)
                 hooks.save(clock, state, stopped=True)
                 raise Interrupted(signum, step)
         if pending:

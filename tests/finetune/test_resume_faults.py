@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> States:
         (begun / "results.json").rmdir()
 
     with pytest.raises(OSError, match=r"results\.json"):
-        run(data, out, block_results, nothing, keep_training, keep_begun)
+        run(data, out, block_results, nothing, nothing, keep_training, keep_begun)
     (out / "results.json").rmdir()
     shutil.copytree(out, written)
     results, _ = run(data, out)
@@ -140,8 +141,9 @@ def test_killed_between_the_results_of_a_chunk_and_its_tidying(states: States, b
 def test_stopped_in_the_last_evaluation(states: States, tmp_path: Path) -> None:
     """What was measured is saved, as the message says: started again, nothing trains and nothing is measured."""
     out = tmp_path / "out"
+    stop = partial(os.kill, os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted):
-        run(states.data, out, nothing, nothing, lambda: os.kill(os.getpid(), signal.SIGTERM), seeds=(0,))
+        run(states.data, out, nothing, nothing, nothing, stop, seeds=(0,))
     assert (out / "training" / "checkpoints" / str(STEPS) / "seal.json").is_file()
     results, told = run(states.data, out, seeds=(0,))
     assert figures(results) == figures(states.results[:1])
