@@ -78,7 +78,7 @@ def test_what_does_not_fit_gets_the_cheapest_that_does(config, here, asked):
 
 
 def test_a_state_that_does_not_fit_is_spread_and_nothing_else_is_compiled(here):
-    config = make_config(model={"vocab_size": 40_000, "embedding_size": 64}, objective={"mask_prob": 0.01})
+    config = make_config(model={"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4})
     whole = choices(config, here)[0].state
     tried = plan(config, here, int(0.9 * whole), lambda line: None)
     layouts = [one.config.runtime.mesh for one in tried[1:]]
