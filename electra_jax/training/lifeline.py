@@ -89,8 +89,9 @@ class _Lifeline:
                     del watched[peer]
                 elif not self._left.is_set():
                     self._tell(index, why)
-                    _say(f"process {index} of this run has ended ({why}), and so do all: start them again to go on")
-                    _exit(MachineError.exit_code)
+                    end_process(
+                        f"process {index} of this run has ended ({why}), and so do all: start them again to go on"
+                    )
 
     def _tell(self, index: int, why: str) -> None:
         words = json.dumps([index, why]).encode() + b"\n"
@@ -174,8 +175,10 @@ def _delay_abort() -> None:
     library.signal(int(signal.SIGABRT), library.sleep)
 
 
-def _say(sentence: str) -> None:
+def end_process(sentence: str) -> NoReturn:
+    """Ends this process from any of its threads, as a MachineError with this message would."""
     print(f"electra-jax: {sentence}", file=sys.stderr)
+    _exit(MachineError.exit_code)
 
 
 def _exit(code: int) -> NoReturn:

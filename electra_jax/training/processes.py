@@ -1,6 +1,7 @@
 """Several processes as one run: how they find each other, agree, wait for each other and end together."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,8 +14,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from electra_jax.errors import MachineError, UserError
-from electra_jax.training.lifeline import lifeline
+from electra_jax.errors import UserError
+from electra_jax.training.lifeline import end_process, lifeline
 
 BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How many tasks were started at once: by srun (not by salloc or sbatch alone), by Open MPI's mpirun.
@@ -28,11 +29,12 @@ def joined(environment: Mapping[str, str] = os.environ, report: Callable[[str], 
     """Joins the other processes of this run, where there are any; inside, the end of one is the end of all.
 
     To be entered before the first array is made.
-    Raises UserError where the environment says it half, MachineError where the others do not come.
+    Raises UserError where the environment says it half. Where the others do not come, the process ends with exit
+    code 1 and a sentence.
     """
     about = find_others(environment)
     if about is not None:
-        _initialize(about)
+        _initialize(about, report)
     with lifeline(report):
         yield
 
@@ -70,10 +72,10 @@ def wait_for_all(where: str) -> None:
 
 
 def make_agreement() -> Callable[[int], int]:
-    """A function by which all processes learn the largest of the numbers they give it, in the same call.
+    """A function that says to all processes, in the same call of theirs, the largest of the numbers they gave it.
 
-    Every process must call it equally often. Among several processes it says what was given in the call before, so
-    that nobody waits for the slowest.
+    Every process must call it equally often. Several processes hear of what was given in the call before, so that
+    nobody waits for the slowest.
     """
     if jax.process_count() == 1:
         return lambda number: number
@@ -92,18 +94,25 @@ def make_agreement() -> Callable[[int], int]:
     return agree
 
 
-def _initialize(about: dict[str, Any]) -> None:
+def _initialize(about: dict[str, Any], report: Callable[[str], None]) -> None:
     # JAX's own service would catch SIGTERM, which the loop does.
     jax.config.update("jax_enable_preemption_service", False)
+    whom = f"{about['num_processes']} processes at {about['coordinator_address']}" if about else "the other processes"
+    report(f"waiting for {whom}")
+    mend = f"look after {', '.join(BY_HAND)}" if about else "look at what the others say"
+    late = f"{whom} did not come together within {PATIENCE} s: start all of them, and {mend}"
+    # JAX itself would abort with a stack trace, a moment later.
+    patience = threading.Timer(PATIENCE, end_process, (late,))
+    patience.daemon = True
+    patience.start()
     try:
-        jax.distributed.initialize(**about, initialization_timeout=PATIENCE)
+        jax.distributed.initialize(**about, initialization_timeout=PATIENCE + 30)
     except ValueError:
         # No cluster that JAX knows: a TPU host that is alone.
         if about or any(_number(os.environ, name) > 1 for name in STARTED_TOGETHER):
             raise
-    except jax.errors.JaxRuntimeError as error:
-        first = str(error).partition("\n")[0]
-        raise MachineError(f"the run's processes did not find each other within {PATIENCE} s ({first})") from None
+    finally:
+        patience.cancel()
 
 
 def _number(environment: Mapping[str, str], name: str, least: int = 1) -> int:

@@ -1,6 +1,10 @@
 """When JAX is told of other processes. What they do together is in tests/pretrain/test_processes.py."""
 
+import subprocess
+import sys
+
 import pytest
+from runs import joined_by_hand, quick_environment
 
 from electra_jax.errors import UserError
 from electra_jax.training.processes import find_others, make_agreement
@@ -55,3 +59,14 @@ def test_half_a_word_is_one_sentence(changes: dict[str, str], words: str) -> Non
 def test_one_process_agrees_with_itself_at_once() -> None:
     agree = make_agreement()
     assert [agree(number) for number in (0, 15, 0)] == [0, 15, 0]
+
+
+def test_who_waits_in_vain_ends_with_a_sentence() -> None:
+    """JAX would abort the process with a stack trace."""
+    alone = "import electra_jax.training.processes as processes\nprocesses.PATIENCE = 3\nwith processes.joined(): pass"
+    env = quick_environment(**joined_by_hand(2, 1)[1])
+    done = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, env=env, timeout=100)
+    assert done.returncode == 1
+    assert done.stdout.startswith("waiting for 2 processes at 127.0.0.1:")
+    (said,) = done.stderr.splitlines()
+    assert "did not come together within 3 s: start all of them, and look after JAX_COORDINATOR_ADDRESS" in said
