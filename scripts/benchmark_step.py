@@ -44,8 +44,9 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from electra_jax.config import SpecialTokens, load_preset
+    from electra_jax.config import SpecialTokens
     from electra_jax.model.flops import train_step_flops
+    from electra_jax.presets import load_preset
     from electra_jax.pretrain.run import create_model_on, plan_state
     from electra_jax.pretrain.step import make_train_step
     from electra_jax.scale.phases import time_phases

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_models import FIRST_WORD, SPECIAL, make_example
 
-from electra_jax.config import ModelConfig, PretrainConfig, load_preset
+from electra_jax.config import ModelConfig, PretrainConfig
 from electra_jax.interop.huggingface import write_folder
 from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra, shapes_of
 from electra_jax.model.inputs import create_inputs
 from electra_jax.networks import NetworksConfig, TaskConfig, networks_of
+from electra_jax.presets import load_preset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LABELS = ("a", "b", "c")

@@ -9,17 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_models import make_config
 
-from electra_jax.config import (
-    PrepareConfig,
-    differences,
-    generator_model,
-    load_preset,
-    num_slots,
-    read_config,
-    with_objective,
-)
+from electra_jax.config import PrepareConfig, differences, generator_model, num_slots, read_config
 from electra_jax.errors import UserError
 from electra_jax.model.electra import count_parameters
+from electra_jax.presets import load_preset, with_objective
 from electra_jax.settings import to_json
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from electra_jax.config import PretrainConfig, SpecialTokens, load_preset
+from electra_jax.config import PretrainConfig, SpecialTokens
 from electra_jax.model.attention import Kernels, mix
+from electra_jax.presets import load_preset
 from electra_jax.pretrain.run import create_model_on, plan_state
 from electra_jax.pretrain.step import make_train_step
 from electra_jax.training import sharding

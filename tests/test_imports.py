@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "electra_jax"
 # Every room by its height; an import goes down, or stays within its room (the base's files read each other).
 HEIGHTS = {
-    **dict.fromkeys(("config", "networks", "settings", "errors", "files"), 0),
+    **dict.fromkeys(("config", "presets", "networks", "settings", "errors", "files"), 0),
     **dict.fromkeys(("model", "text", "training", "tasks"), 1),
     "interop": 2,
     "pretrain": 3,

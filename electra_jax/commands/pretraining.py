@@ -13,8 +13,9 @@ from rich.console import Console
 
 from electra_jax.commands.opening import report
 from electra_jax.commands.parsing import parse
-from electra_jax.config import PrepareConfig, PretrainConfig, load_preset, with_objective
+from electra_jax.config import PrepareConfig, PretrainConfig
 from electra_jax.errors import UserError
+from electra_jax.presets import load_preset, with_objective
 
 
 def prepare(args: list[str]) -> None:

@@ -21,7 +21,6 @@ from published import random_arrays, variables, write_checkpoints
 from tiny_models import SPECIAL, assert_trees_equal
 
 from electra_jax.cli import main
-from electra_jax.config import load_preset
 from electra_jax.files import sha256_of
 from electra_jax.interop.portable import read_imported, write_imported
 from electra_jax.interop.tf1 import QUIET, read_tf1
@@ -29,6 +28,7 @@ from electra_jax.model.attention import Kernels
 from electra_jax.model.electra import Electra
 from electra_jax.model.inputs import create_inputs
 from electra_jax.networks import networks_of
+from electra_jax.presets import load_preset
 
 pytestmark = [
     pytest.mark.slow,

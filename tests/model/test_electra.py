@@ -20,11 +20,12 @@ from tiny_models import (
     quick_jit,
 )
 
-from electra_jax.config import generator_model, load_preset
+from electra_jax.config import generator_model
 from electra_jax.model import attention, encoder
 from electra_jax.model.dropout import create_seeds
 from electra_jax.model.electra import Electra, add_bias, create_model, create_params
 from electra_jax.model.inputs import create_inputs
+from electra_jax.presets import load_preset
 from electra_jax.pretrain.objectives import rtd_loss
 
 FORMS = pytest.mark.parametrize("form", [PAPER, TINY], ids=["paper", "tiny"])

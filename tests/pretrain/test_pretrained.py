@@ -10,11 +10,12 @@ from runs import LENGTH, STEPS
 from tiny_models import quick_jit
 
 import electra_jax
-from electra_jax.config import SpecialTokens, read_config, with_objective
+from electra_jax.config import SpecialTokens, read_config
 from electra_jax.errors import MachineError, UserError
 from electra_jax.files import write_json
 from electra_jax.model.electra import Electra, create_model, create_params
 from electra_jax.model.inputs import create_inputs
+from electra_jax.presets import with_objective
 from electra_jax.pretrain.windows import MOST_ROWS, cut, rows_of
 from electra_jax.settings import to_json
 from electra_jax.text.rows import open_data_set

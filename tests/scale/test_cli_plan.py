@@ -168,7 +168,7 @@ TOO_LARGE = """
 import dataclasses, json, sys
 from pathlib import Path
 import jax
-from electra_jax.config import load_preset
+from electra_jax.presets import load_preset
 from electra_jax.scale.plan import compile_step
 from electra_jax.scale.target import devices_of_slice
 

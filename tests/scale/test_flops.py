@@ -11,10 +11,11 @@ import pytest
 from tiny_models import PAPER, SPECIAL, TINY, make_config, make_keys, make_params, make_rows, make_run
 
 from electra_jax import cli
-from electra_jax.config import PretrainConfig, load_preset, num_slots, with_objective
+from electra_jax.config import PretrainConfig, num_slots
 from electra_jax.model.electra import create_model
 from electra_jax.model.flops import train_step_flops
 from electra_jax.model.inputs import create_inputs
+from electra_jax.presets import load_preset, with_objective
 from electra_jax.pretrain.corruption import create_row_keys
 from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.pretrain.run import plan_state

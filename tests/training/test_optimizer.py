@@ -8,8 +8,9 @@ import optax
 import pytest
 from tiny_models import TINY, assert_trees_close, assert_trees_equal, make_config, make_params, quick_jit
 
-from electra_jax.config import OptimizerConfig, load_preset
+from electra_jax.config import OptimizerConfig
 from electra_jax.model.electra import create_params
+from electra_jax.presets import load_preset
 from electra_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, network_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))

@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from electra_jax.config import MeshConfig, load_preset, with_objective
+from electra_jax.config import MeshConfig
 from electra_jax.errors import UserError
 from electra_jax.model.electra import create_params
+from electra_jax.presets import load_preset, with_objective
 from electra_jax.pretrain.objectives import OBJECTIVES
 from electra_jax.training.optimizer import make_optimizer
 from electra_jax.training.sharding import FSDP_MIN_SIZE, create_mesh, place_batch, state_shardings
