@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # The GPU checks choose their platform themselves; everything else is exact arithmetic on the CPU.
@@ -23,7 +24,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
-from runs import SmallRun, make_small_run  # noqa: E402
+from runs import SmallRun, end_what_is_left, make_small_run  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest = ("test_scripts.py", "test_faults.py", "test_kills.py", "test_finetune_run.py", "test_warm_start.py")
     order = {name: at for at, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays_behind() -> Iterator[None]:
+    """Where a test fails, what it started ends with it."""
+    yield
+    end_what_is_left()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,9 @@ HEADS, TAILS = "mar tel dor win sal bren hol fen cas rud lim gor", "by ton ham m
 PLACES = [head + tail for head in HEADS.split() for tail in TAILS.split()]
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
 class SmallRun(NamedTuple):
     run: Path
     data: Path
@@ -86,7 +89,18 @@ def start(*args: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     """Starts the command in a process of its own, as a user does, on one CPU device and outside a terminal."""
     command = [sys.executable, "-c", "from electra_jax.cli import entry; entry()", *map(str, args)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=quick_environment(**environment))
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=quick_environment(**environment))
+    STARTED.append(process)
+    return process
+
+
+def end_what_is_left() -> None:
+    """Kills what `start` started and a test that failed did not end, and closes its pipes."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def quick_environment(**more: str) -> dict[str, str]:
