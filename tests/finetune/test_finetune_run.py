@@ -220,7 +220,6 @@ def finetune_args(small_run: SmallRun, data: Path, out: Path, task: Path) -> lis
         "finetune", "--model", str(small_run.run), "--task", str(task), "--data", str(data), "--out", str(out),
         "--seeds", "3", "--learning-rates", "3e-4,1e-3", "--epochs", "6", "--length", "32", "--batch-size", "16",
         "--dropout", "0.1", "--runtime.no-unroll-layers", "--runtime.members-at-once", "4",
-        "--runtime.save-minutes", "0.002",
     ]  # fmt: skip
 
 
@@ -231,7 +230,7 @@ def test_killed_and_resumed_it_ends_the_same(small_run, deeds, tmp_path):
     task = tmp_path / "task.json"
     electra_jax(*finetune_args(small_run, deeds, undisturbed, task), check=True)
     for number, signum in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
-        process = start(*finetune_args(small_run, deeds, killed, task))
+        process = start(*finetune_args(small_run, deeds, killed, task), "--runtime.save-minutes", "0.005")
         wait_for_checkpoint(killed, process, beyond=20 * (number + 1))
         process.send_signal(signum)
         _, errors = process.communicate(timeout=120)
