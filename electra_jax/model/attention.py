@@ -108,11 +108,19 @@ def mix(
 
         assert kernels.spread is not None
         return flash(query, key, value, segment_ids, kernels.spread, kernels.platform == "cpu")
-    same = segment_ids[:, : query.shape[1], None] == segment_ids[:, None, :]
-    if name == "einsum":
-        return attend(query, key, value, same, seeds, site, rate)
-    library: Literal["cudnn", "xla"] = "cudnn" if name == "cudnn" else "xla"
-    return jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation=library)
+
+    def mixed(query: Array, key: Array, value: Array) -> Array:
+        same = segment_ids[:, : query.shape[1], None] == segment_ids[:, None, :]
+        if name == "einsum":
+            return attend(query, key, value, same, seeds, site, rate)
+        library: Literal["cudnn", "xla"] = "cudnn" if name == "cudnn" else "xla"
+        return jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation=library)
+
+    # Probabilities, length² of them a head, are most of what a layer would keep for its backward pass: written out,
+    # attention computes them again there, as kernels do. Within a loop there is nothing to keep XLA from merging.
+    if name != "cudnn" and kernels.remat == "none":
+        mixed = jax.checkpoint(mixed, prevent_cse=kernels.unroll_layers)
+    return mixed(query, key, value)
 
 
 def use_of(config: ModelConfig, kernels: Kernels, length: Any, is_training: bool) -> Use:

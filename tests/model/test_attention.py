@@ -5,7 +5,8 @@ import pytest
 from tiny_models import SPECIAL, TINY, make_config, make_params, make_rows, quick_jit
 
 from electra_jax.errors import UserError
-from electra_jax.model.attention import Kernels, attend, create_rotation, rotate
+from electra_jax.model.attention import Kernels, attend, create_rotation, mix, rotate
+from electra_jax.model.dropout import create_seeds
 from electra_jax.model.electra import Electra
 from electra_jax.model.implementations import Use, choose
 from electra_jax.model.inputs import create_inputs
@@ -80,6 +81,22 @@ def test_implementations_agree_in_the_networks_forward_and_backward():
     np.testing.assert_allclose(value, other, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(jnp.abs(a).max())))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("einsum", 0.1), ("xla", 0.0)])
+def test_nothing_of_length_squared_is_kept_for_the_backward_pass(name, rate):
+    batch, length, heads = 2, 64, 4
+    seeds = create_seeds(jax.random.split(jax.random.key(0), batch))
+
+    def kept(kernels):
+        def mixed(*qkv):
+            return mix(name, kernels, *qkv, jnp.ones((batch, length), jnp.int32), seeds, 0, rate)
+
+        _, backward = jax.vjp(mixed, *make_qkv((batch, length, heads, 8)))
+        return max(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(Kernels()) < batch * length * length
+    assert kept(Kernels(remat="layers")) >= batch * heads * length * length  # the layer around it keeps nothing
 
 
 def test_an_implementation_that_cannot_do_what_is_wanted_is_refused():
