@@ -117,8 +117,9 @@ def mix(
         return jax.nn.dot_product_attention(query, key, value, mask=same[:, None], implementation=library)
 
     # Probabilities, length² of them a head, are most of what a layer would keep for its backward pass: written out,
-    # attention computes them again there, as kernels do. Within a loop there is nothing to keep XLA from merging.
-    if name != "cudnn" and kernels.remat == "none":
+    # attention computes them again there, as kernels do. On a CPU XLA merges the two again where no loop is between.
+    is_merged = kernels.platform == "cpu" and kernels.unroll_layers
+    if name != "cudnn" and kernels.remat == "none" and not is_merged:
         mixed = jax.checkpoint(mixed, prevent_cse=kernels.unroll_layers)
     return mixed(query, key, value)
 

@@ -69,19 +69,24 @@ def compile_step(config: PretrainConfig, target: Target) -> Compiled:
             raise
         return Compiled(config, None, needed_bytes(str(error)), {}, None, time.perf_counter() - began)
     resident = resident_bytes() if target.devices[0].platform == "cpu" else None
-    stats: Any = compiled.memory_analysis()
+    memory = memory_of(compiled, config, mesh)
+    collectives = count_collectives(compiled.as_text() or "")
+    flops = (compiled.cost_analysis() or {}).get("flops")
+    return Compiled(config, memory, memory.total, collectives, flops, time.perf_counter() - began, resident)
+
+
+def memory_of(compiled: Any, config: PretrainConfig, mesh: jax.sharding.Mesh) -> Memory:
+    """What the compiled step of a run needs on one device, by the compiler's own account."""
+    stats = compiled.memory_analysis()
     rows = (config.train.batch_size, config.data.length)
-    batch = math.prod(sharding.batch_sharding(mesh).shard_shape(rows)) * dtype.itemsize
-    memory = Memory(
+    batch = math.prod(sharding.batch_sharding(mesh).shard_shape(rows)) * row_dtype(config.model.vocab_size).itemsize
+    return Memory(
         state=stats.argument_size_in_bytes - batch,
         batch=batch,
         # What the step gives back lies where the state lay, but for a few numbers.
         temporaries=stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
         program=stats.generated_code_size_in_bytes,
     )
-    collectives = count_collectives(compiled.as_text() or "")
-    flops = (compiled.cost_analysis() or {}).get("flops")
-    return Compiled(config, memory, memory.total, collectives, flops, time.perf_counter() - began, resident)
 
 
 def create_mesh(config: PretrainConfig, target: Target) -> jax.sharding.Mesh:
