@@ -58,11 +58,11 @@ def devices_of_slice(topology: str, dtype: str) -> Target:
     Raises UserError for a name that no slice has, and where libtpu is not installed.
     """
     kind, _, shape = topology.partition(":")
-    sizes = re.fullmatch(SLICES.get(kind, "$"), shape)
+    sizes = re.fullmatch(SLICES[kind], shape) if kind in SLICES else None
     if sizes is None or not all(1 <= int(size) <= LONGEST[kind] for size in sizes.groups()):
         raise UserError(
             f"there is no TPU slice {topology!r}: --topology is v5e:2x2 to v5e:16x16, v6e:2x2 to v6e:16x16, or of v5p "
-            "three sizes as in v5p:8x8x8"
+            "three sizes as in v5p:8x8x8; without it, the devices at hand"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(

@@ -128,6 +128,7 @@ def test_a_plan_in_words(small_run):
     [
         (["--topology", "v5e:3x"], "there is no TPU slice 'v5e:3x'"),
         (["--topology", "v9:2x2"], "there is no TPU slice 'v9:2x2'"),
+        (["--topology", "local"], "without it, the devices at hand"),
         (["--topology", "v5e:32x32"], "v5e:2x2 to v5e:16x16"),
         (["--topology", "v5p:4x4"], "three sizes as in v5p:8x8x8"),
         (["--memory-gib", "0"], "--memory-gib must be above 0"),
