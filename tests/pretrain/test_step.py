@@ -39,10 +39,13 @@ def compiled():
     ids=["default", "with replacement, without special tokens"],
 )
 def test_accumulated_gradients_equal_the_full_batch_s(objective):
-    """Rows of differing lengths, so that means of means would be wrong, and dropout, whose draws are a row's own."""
+    """Rows of differing lengths, so that means of means would be wrong, and dropout, whose draws are a row's own.
 
-    def gradients(micro_batches):
-        config = make_config(objective=objective, runtime={"micro_batches": micro_batches})
+    The parts' vocabulary scores are made in chunks, too.
+    """
+
+    def gradients(**runtime):
+        config = make_config(objective=objective, runtime=runtime)
         inputs = create_inputs(jnp.asarray(make_rows(0)), SPECIAL)
         model = create_model(config)
         accumulate = quick_jit(
@@ -50,7 +53,7 @@ def test_accumulated_gradients_equal_the_full_batch_s(objective):
         )
         return accumulate(make_params(config))
 
-    (whole, stats), (parts, part_stats) = gradients(1), gradients(4)
+    (whole, stats), (parts, part_stats) = gradients(), gradients(micro_batches=4, vocab_chunks=2)
     assert_trees_close(parts, whole, 2e-6)
     assert stats.keys() == part_stats.keys()
     for name, value in stats.items():
