@@ -109,7 +109,7 @@ def make_run(config: PretrainConfig, seed: int = 0, scale: float = 0.1) -> tuple
     """A state at step 0 and its step function, not yet compiled."""
     tx = make_optimizer(config.optimizer, config.train.steps)
     state = create_state(make_params(config, seed, scale), tx, OBJECTIVES[config.objective.name].train_metrics)
-    return state, make_train_step(config, create_model(config), tx, SPECIAL)
+    return state, make_train_step(config, create_model(config, "cpu"), tx, SPECIAL)
 
 
 def make_keys(rows: int, seed: int = 0) -> jax.Array:

@@ -110,8 +110,9 @@ def step_flops(config: PretrainConfig) -> StepFlops:
 
     `elementwise` is an estimate, the paper's costs an element at the real sizes, RoPE and the convolution with it.
     Left out: losses, sampling, the scatter of the embeddings' gradient, Adam's twenty operations a parameter and the
-    gradient of the MLM bias, which together are about a thousandth of a step of Small or Base. Micro-batches change
-    nothing. A test holds the total against the compiler's own count.
+    gradient of the MLM bias, which together are about a thousandth of a step of Small or Base; and what is computed
+    twice, by `runtime.remat` or by attention where it keeps no probabilities. Micro-batches change nothing. A test
+    holds the total against the compiler's own count.
     """
     rows, length, generator = config.train.batch_size, config.data.length, generator_model(config)
     products = forward_flops(config)

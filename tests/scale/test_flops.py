@@ -70,7 +70,7 @@ def compiler_flops(config: PretrainConfig) -> float:
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), placed)
     ids = jax.ShapeDtypeStruct((config.train.batch_size, config.data.length), jnp.uint16)
     tx = make_optimizer(config.optimizer, config.train.steps)
-    step = make_train_step(config, create_model(config), tx, SPECIAL)
+    step = make_train_step(config, create_model(config, "cpu"), tx, SPECIAL)
     return jax.jit(step).lower(state, ids).cost_analysis()["flops"]
 
 
