@@ -29,7 +29,8 @@ from runs import SmallRun, end_what_is_left, make_small_run  # noqa: E402
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker is left alone with one of them at the end."""
-    longest = ("test_scripts.py", "test_faults.py", "test_kills.py", "test_finetune_run.py", "test_warm_start.py")
+    longest = ("test_processes.py", "test_kills.py", "test_finetune_run.py", "test_scripts.py", "test_faults.py")
+    longest += ("test_launch.py", "test_warm_start.py", "test_cli_plan.py", "test_plan.py", "test_mixed_precision.py")
     order = {name: at for at, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
